@@ -1,0 +1,1 @@
+"""HTTP: one file per API family, one error renderer per family."""

@@ -1,0 +1,1 @@
+"""What runs the networks: one small protocol, exchangeable behind one gate."""

@@ -1,0 +1,150 @@
+"""The engine protocol and the self-description of a model: all the gateway knows about networks."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from service.errors import Cancelled, DeadlineExceeded
+
+Array = NDArray[np.floating]
+
+DESCRIPTION = "description"  # <repository>/<model>_unet/description/{model.json, tokenizer.json}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tensor(_Frozen):
+    """One named input or output of a network; -1 marks a dynamic dimension, the batch is not listed."""
+
+    name: str
+    dtype: Literal["fp32", "fp16", "bf16", "int32", "int64"]
+    shape: tuple[int, ...]
+
+
+class Network(_Frozen):
+    """One entry of the model repository: <entry>/1/<file>, its tensors, its digest (sha256 of the file)."""
+
+    entry: str
+    file: str
+    sha256: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Tokenizer(_Frozen):
+    """A tokenizers JSON file beside the description; prompts become max_length ids, padded with pad_id."""
+
+    file: str
+    max_length: int
+    pad_id: int
+
+
+class NoiseSchedule(_Frozen):
+    """What the network was trained with: cumulative alphas of a VP process, or a flow (sigma = t/(1-t))."""
+
+    kind: Literal["vp", "flow"]
+    prediction: Literal["eps", "v", "x0", "flow"]
+    timesteps: int = 1000
+    alphas_cumprod: tuple[float, ...] = ()  # [timesteps], descending; empty for flow
+    shift: float = 1.0  # flow only
+
+
+class Latent(_Frozen):
+    """Latent layout: [channels, height/factor, width/factor]; decoder input = latent / scale + shift."""
+
+    channels: int
+    factor: int
+    scale: float
+    shift: float = 0.0
+
+
+class ModelDescription(_Frozen):
+    """Everything the gateway must know about a model, written by ``export`` and never typed twice."""
+
+    name: str
+    family: Literal["stable-diffusion"]
+    noise_schedule: NoiseSchedule
+    latent: Latent
+    sizes: tuple[tuple[int, int], ...]  # (width, height) the model serves; the first is the default
+    default_preset: str
+    tokenizers: tuple[Tokenizer, ...]
+    networks: Mapping[str, Network]  # role ("text_encoder", "unet", "vae_decoder") -> network
+    preview: tuple[tuple[float, ...], ...]  # [channels + 1, 3]: latent -> RGB in [-1, 1], last row is the bias
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over the description, which holds the digest of every network file."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def load_descriptions(repository: Path) -> dict[str, tuple[ModelDescription, Path]]:
+    """Every model of a repository by name, with the folder that holds its description and tokenizer."""
+    files = sorted(repository.glob(f"*/{DESCRIPTION}/model.json"))
+    loaded = [(ModelDescription.model_validate_json(file.read_text()), file.parent) for file in files]
+    return {model.name: (model, folder) for model, folder in loaded}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded text of one row: named arrays without the batch dimension, immutable, with a digest."""
+
+    arrays: Mapping[str, Array]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the gate knows of the request behind a call. ``deadline`` is on the time.monotonic() clock."""
+
+    request_id: str = ""
+    tenant: str = ""
+    cost: float = 0.0  # estimated compute seconds
+    deadline: float | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise Cancelled or DeadlineExceeded if this request must not go on."""
+        if self.cancelled.is_set():
+            raise Cancelled("the request was cancelled")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlineExceeded("the deadline of the request has passed", field="deadline_ms")
+
+
+class Engine(Protocol):
+    """Runs the networks of a model repository. Every method may be called from many threads at once."""
+
+    name: str
+    precision: str
+    models: Mapping[str, ModelDescription]
+
+    def encode_text(self, model: str, tokens: Sequence[NDArray[np.int64]], ticket: Ticket) -> Conditioning:
+        """Token ids, one [max_length] array per tokenizer -> conditioning of one row."""
+        ...
+
+    def predict(
+        self, model: str, network: str, x: Array, timestep: Array, conditioning: Sequence[Conditioning], ticket: Ticket
+    ) -> Array:
+        """One evaluation: x [rows, C, H, W], timestep [rows], one conditioning per row -> output like x, float32."""
+        ...
+
+    def decode(self, model: str, latent: Array, ticket: Ticket) -> Array:
+        """Latent [C, H, W] (scaled as sampled) -> pixels [3, H * factor, W * factor] in [-1, 1]."""
+        ...
+
+    def health(self) -> None:
+        """One real, small network call; raises Unavailable or EngineFailure when it fails."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; no call may follow."""
+        ...
