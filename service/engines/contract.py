@@ -127,6 +127,10 @@ class Engine(Protocol):
     precision: str
     models: Mapping[str, ModelDescription]
 
+    def tokenize(self, model: str, prompt: str, *, field: str = "prompt") -> list[NDArray[np.int64]]:
+        """One [max_length] array per tokenizer, never truncated: too long is InvalidRequest naming ``field``."""
+        ...
+
     def encode_text(self, model: str, tokens: Sequence[NDArray[np.int64]], ticket: Ticket) -> Conditioning:
         """Token ids, one [max_length] array per tokenizer -> conditioning of one row."""
         ...

@@ -1,0 +1,63 @@
+"""Pixels to PNG, WebP and JPEG bytes that carry their recipe, and the recipe back out of the bytes."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from service.errors import InvalidRequest
+
+Format = Literal["png", "webp", "jpeg"]
+
+PNG_KEY = "darkroom"  # keyword of the iTXt chunk
+EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.32, 4.6.5
+ASCII = b"ASCII\0\0\0"  # character code of a UserComment; the JSON in it escapes everything else
+JPEG_LIMIT = 65_000  # bytes of metadata one APP1 segment can hold, with room for its headers
+
+
+def encode(pixels: NDArray[np.uint8], recipe: Mapping[str, Any], output_format: Format, quality: int = 100) -> bytes:
+    """[H, W, 3] to a file of the same bytes every time; ``quality`` 0-100 is for webp and jpeg."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    if output_format == "png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt(PNG_KEY, json.dumps(recipe, ensure_ascii=False))
+        image.save(file, "PNG", pnginfo=text)
+    elif output_format == "webp":
+        image.save(file, "WEBP", quality=quality, exif=_exif(recipe))
+    else:
+        image.save(file, "JPEG", quality=quality, subsampling=0, exif=_exif(recipe))
+    return file.getvalue()
+
+
+def check_fits(recipe: Mapping[str, Any], output_format: Format) -> None:
+    """Refuse, before any work, a recipe that the format's metadata cannot hold."""
+    if output_format == "jpeg" and len(json.dumps(recipe)) > JPEG_LIMIT:
+        raise InvalidRequest(
+            f"the recipe does not fit into the {JPEG_LIMIT} bytes that JPEG metadata can hold; "
+            "shorten the prompt or take png or webp",
+            field="output_format",
+        )
+
+
+def recipe_of(data: bytes) -> dict[str, Any]:
+    """The recipe a picture of ours carries; anything else is refused."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+            text = image.info.get(PNG_KEY) or comment.removeprefix(ASCII)
+        recipe = json.loads(text)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, AttributeError, TypeError) as error:
+        raise InvalidRequest("this is no picture with a recipe in it", field="image") from error
+    if not isinstance(recipe, dict):
+        raise InvalidRequest("this is no picture with a recipe in it", field="image")
+    return recipe
+
+
+def _exif(recipe: Mapping[str, Any]) -> Image.Exif:
+    exif = Image.Exif()
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = ASCII + json.dumps(recipe).encode()
+    return exif

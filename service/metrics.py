@@ -1,0 +1,51 @@
+"""Prometheus instruments: base units, bounded labels, the registry injected. Never a prompt, never a free text."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 180.0)
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+class Metrics:
+    """Every instrument of the service, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        r = self.registry
+        self.requests = Counter(
+            "darkroom_requests", "Requests by API family, preset and outcome", ["api", "preset", "outcome"], registry=r
+        )
+        self.duration = Histogram(
+            "darkroom_request_duration_seconds", "Whole requests", ["api", "outcome"], buckets=SECONDS, registry=r
+        )
+        self.parts = Histogram(
+            "darkroom_part_duration_seconds",
+            "Parts of one picture: queue, text_encode, denoise, decode, encode",
+            ["part"],
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.step = Histogram(
+            "darkroom_denoise_step_duration_seconds", "One evaluation of the denoiser", buckets=SECONDS, registry=r
+        )
+        self.first_step = Histogram(
+            "darkroom_time_to_first_step_seconds", "Admission to the first evaluation's end", buckets=SECONDS, registry=r
+        )
+        self.rows = Histogram("darkroom_call_rows", "Rows of one network call", ["network"], buckets=ROWS, registry=r)
+        self.in_progress = Gauge("darkroom_pictures_in_progress", "Pictures being made", registry=r)
+        self.waiting = Gauge("darkroom_pictures_waiting", "Pictures admitted and waiting", registry=r)
+        self.refusals = Counter("darkroom_refusals", "Requests refused, by reason", ["reason"], registry=r)
+        self.cancellations = Counter(
+            "darkroom_cancellations", "Pictures cancelled, by the stage they were in", ["stage"], registry=r
+        )
+        self.text_cache = Counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"], registry=r)
+        self.model = Gauge(
+            "darkroom_model_info",
+            "Models served: always 1",
+            ["model", "digest", "engine", "precision"],
+            registry=r,
+        )

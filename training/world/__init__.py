@@ -1,0 +1,7 @@
+"""A procedurally rendered world: pictures, their attributes and their captions, deterministic per seed."""
+
+from training.world.captions import captions
+from training.world.render import render
+from training.world.scene import VOCABULARY, Quality, Scene, Solid, draw
+
+__all__ = ["VOCABULARY", "Quality", "Scene", "Solid", "captions", "draw", "render"]
