@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from export.networks import Network, Port
 from service.errors import InvalidRequest
 
 OPSET = 20
+BATCH = Dim("batch", min=1, max=32)  # diffusers branches at 64 rows; the graph itself has no limit
 PREFIX = "module."  # what export.networks.Network puts before the parameter names
 
 
@@ -24,7 +25,7 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     """The network as an optimised graph with dynamic batch and size; parameters stored as ``weights``."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            network,
+            network.eval(),
             network.example(batch=2, height=2, width=3),
             dynamic_shapes=_dynamic_shapes(network),
             input_names=[port.name for port in network.inputs],
@@ -34,8 +35,8 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
             optimize=False,
         )
     assert program is not None
-    model = program.model
-    # While the parameters are graph inputs the optimiser can neither fold, transpose, merge nor rename them.
+    model: ir.Model = program.model
+    # While the parameters are graph inputs, the optimiser can neither fold, transpose, merge nor rename them.
     parameters = _free_parameters(model.graph, network.module.state_dict(), weights)
     onnxscript.optimizer.optimize(model)
     _bind_parameters(model.graph, parameters)
@@ -43,3 +44,78 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     _name_axes(model.graph.inputs, network.inputs)
     _name_axes(model.graph.outputs, network.outputs)
     return model
+
+
+def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
+    multiple = network.multiple
+    axes: dict[str, Any] = {name: Dim(name, min=1) for name in ("height", "width")}
+    if multiple > 1:
+        axes = {name: multiple * Dim(f"{name}_{multiple}", min=1) for name in axes}
+    return tuple(
+        {0: BATCH} | {i: axes[axis] for i, axis in enumerate(port.axes, 1) if isinstance(axis, str)}
+        for port in network.inputs
+    )
+
+
+def _free_parameters(
+    graph: ir.Graph, state: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[ir.Value, torch.Tensor]:
+    """Turn every parameter from an initializer into a graph input of the stored dtype, followed by a Cast."""
+    parameters = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = state.get(name.removeprefix(PREFIX))
+        if tensor is None:
+            continue  # a constant or a buffer that is no part of the checkpoint
+        stored = _round(name.removeprefix(PREFIX), tensor, dtype)
+        parameter = ir.val(name.removeprefix(PREFIX), _onnx_dtype(stored.dtype), list(tensor.shape))
+        if parameter.dtype == value.dtype:
+            value.replace_all_uses_with(parameter)
+        else:
+            cast = ir.node("Cast", [parameter], attributes={"to": value.dtype})
+            graph.insert_before(graph[0], cast)
+            value.replace_all_uses_with(cast.outputs[0])
+        del graph.initializers[name]
+        graph.inputs.append(parameter)
+        parameters[parameter] = stored
+    return parameters
+
+
+def _bind_parameters(graph: ir.Graph, parameters: Mapping[ir.Value, torch.Tensor]) -> None:
+    """Turn the graph inputs of ``_free_parameters`` back into initializers; those that nothing reads are dropped."""
+    for parameter, stored in parameters.items():
+        graph.inputs.remove(parameter)
+        if parameter.uses():
+            parameter.const_value = ir.tensor(stored.contiguous(), name=parameter.name)
+            graph.register_initializer(parameter)
+
+
+def _round(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.detach().to(dtype)
+    if not torch.isfinite(rounded).all():
+        raise InvalidRequest(f"parameter {name} is not finite in {dtype}".replace("torch.", ""), field=name)
+    return rounded
+
+
+def _onnx_dtype(dtype: torch.dtype) -> ir.DataType:
+    return ir.tensor(torch.empty(0, dtype=dtype)).dtype
+
+
+def _name_axes(values: Iterable[ir.Value], ports: Iterable[Port]) -> None:
+    for value, port in zip(values, ports, strict=True):
+        value.shape = ir.Shape(["batch", *port.axes])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's own remarks about torch's internals; its errors still raise."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        registration.setLevel(level)

@@ -90,6 +90,7 @@ class VaeDecoder(Network):
         latent = Port("latent_sample", (config.latent_channels, "height", "width"))
         pixels = Port("sample", (config.out_channels, "image_height", "image_width"))
         super().__init__("vae_decoder", module, (latent,), (pixels,))
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
 
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
         decoder: Any = self.module

@@ -35,17 +35,41 @@ class Metrics:
         self.first_step = Histogram(
             "darkroom_time_to_first_step_seconds", "Admission to the first evaluation's end", buckets=SECONDS, registry=r
         )
-        self.rows = Histogram("darkroom_call_rows", "Rows of one network call", ["network"], buckets=ROWS, registry=r)
+        call = ["model", "network"]
+        self.rows = Histogram("darkroom_call_rows", "Rows of one network call", call, buckets=ROWS, registry=r)
+        self.callers = Histogram(
+            "darkroom_call_requests", "Pictures whose rows shared one network call", call, buckets=ROWS, registry=r
+        )
+        self.call = Histogram("darkroom_call_duration_seconds", "Network calls", call, buckets=SECONDS, registry=r)
+        self.call_wait = Histogram(
+            "darkroom_call_wait_seconds", "Longest wait of a call's rows in the gate", call, buckets=SECONDS, registry=r
+        )
+        self.drops = Counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"], registry=r)
         self.in_progress = Gauge("darkroom_pictures_in_progress", "Pictures being made", registry=r)
         self.waiting = Gauge("darkroom_pictures_waiting", "Pictures admitted and waiting", registry=r)
         self.refusals = Counter("darkroom_refusals", "Requests refused, by reason", ["reason"], registry=r)
         self.cancellations = Counter(
             "darkroom_cancellations", "Pictures cancelled, by the stage they were in", ["stage"], registry=r
         )
-        self.text_cache = Counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"], registry=r)
+        self.text_lookups = Counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"], registry=r)
         self.model = Gauge(
             "darkroom_model_info",
             "Models served: always 1",
             ["model", "digest", "engine", "precision"],
             registry=r,
         )
+
+    def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None:
+        """One network call, as the dispatch gate reports it."""
+        self.rows.labels(model, network).observe(rows)
+        self.callers.labels(model, network).observe(requests)
+        self.call_wait.labels(model, network).observe(waited)
+        self.call.labels(model, network).observe(took)
+
+    def dropped(self, reason: str) -> None:
+        """A network call that was cancelled or too late before it was dispatched."""
+        self.drops.labels(reason).inc()
+
+    def text_cache(self, hit: bool) -> None:
+        """One look-up of an encoded prompt."""
+        self.text_lookups.labels("hit" if hit else "miss").inc()

@@ -35,5 +35,25 @@ def text(config: Any) -> None:
         click.echo(f"{name:9s} {accuracy:.3f}")
 
 
+@main.command()
+@click.option("--watch", is_flag=True, help="Go on until the whole data set is rendered and encoded.")
+@click.pass_obj
+def features(config: Any, watch: bool) -> None:
+    """Encode rendered chunks into latents and their captions into text features."""
+    from training import features as stage
+
+    stage.build(config, watch)
+
+
+@main.command()
+@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.pass_obj
+def unet(config: Any, deadline: str | None) -> None:
+    """Train the UNet; resumes from its checkpoint."""
+    from training import unet as stage
+
+    stage.train(config, deadline)
+
+
 if __name__ == "__main__":
     main()

@@ -62,7 +62,8 @@ def fit(pictures: NDArray[np.uint8], patch: int, channels: int, exponent: float)
     """Eigenvectors of the patch covariance; component k is divided by its standard deviation to the exponent."""
     flat = patches(pictures, patch).reshape(-1, patch * patch * 3)
     mean = flat.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False))
+    flat -= mean
+    values, vectors = np.linalg.eigh((flat.T @ flat / len(flat)).astype(np.float64))
     values, vectors = values[::-1][:channels], vectors[:, ::-1][:, :channels]
     scale = np.sqrt(values) ** exponent
     spread = np.sqrt((values / scale**2).mean())  # std over all channels
@@ -74,9 +75,8 @@ def pca(config: Any) -> Pca:
     """The fitted PCA of a run; fits it on the first pictures when it does not exist yet."""
     path = config.paths.runs / "encoder_pca.npz"
     if not path.exists():
-        a, chunks = config.autoencoder, config.autoencoder.pca_pictures // config.world.chunk
-        sample = np.concatenate([data.load(config, c) for c in data.finished(config)[:chunks]])
-        fit(sample, a.patch, a.channels, a.exponent).save(path)
+        a = config.autoencoder
+        fit(data.load(config, 0)[: a.pca_pictures], a.patch, a.channels, a.exponent).save(path)
     return Pca.load(path)
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints become a Triton model repository: ONNX, configuration, self-description."""

@@ -1,0 +1,101 @@
+"""python -m export DIR --out REPO: a checkpoint becomes entries of a Triton repository; verify compares the two."""
+
+import re
+from pathlib import Path
+
+import click
+import diffusers
+import torch
+import transformers
+
+from export import families, repository, verification
+from export.checkpoint import Checkpoint
+from service.errors import DarkroomError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class _Commands(click.Group):
+    """Without the name of a command, ``write`` is meant; expected errors are sentences, not tracebacks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["write", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DarkroomError as error:
+            raise click.ClickException(error.message) from error
+
+
+class _Size(click.ParamType):
+    name = "WxH"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
+        if match is None:
+            self.fail(f"{value} is not a size such as 512x768", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not NAME.fullmatch(value):
+        raise click.BadParameter(f"{value} is not made of a-z, 0-9, dot, dash and underscore")
+    return value
+
+
+@click.group(cls=_Commands)
+def main() -> None:
+    """Exports checkpoints in diffusers format: python -m export DIR --out REPO."""
+    diffusers.logging.set_verbosity_error()
+    diffusers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@main.command()
+@click.argument("directory", type=DIRECTORY)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Triton model repository")
+@click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
+@click.option("--default-preset", default="balanced", show_default=True, help="preset of a request that names none")
+@click.option("--size", "sizes", multiple=True, type=_Size(), help="size to serve; repeatable, the first is the default")
+def write(directory: Path, out: Path, name: str | None, default_preset: str, sizes: tuple[tuple[int, int], ...]) -> None:
+    """Write the model in DIRECTORY (diffusers format) into a Triton model repository."""
+    model = families.load(Checkpoint(directory), torch.float16)
+    description = repository.write(
+        model,
+        out,
+        name=name or directory.resolve().name,
+        default_preset=default_preset,
+        sizes=sizes,
+        progress=lambda step: click.echo(f"  {step}", err=True),
+    )
+    for network in description.networks.values():
+        megabytes = (out / network.entry / "1" / network.file).stat().st_size / 1e6
+        click.echo(f"{out / network.entry}  {megabytes:.1f} MB  {network.sha256[:16]}")
+    click.echo(f"{description.name} {description.digest}")
+
+
+@main.command()
+@click.argument("directory", type=DIRECTORY)
+@click.argument("exported", metavar="REPO", type=DIRECTORY)
+@click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
+def verify(directory: Path, exported: Path, name: str | None) -> None:
+    """Compare DIRECTORY and REPO on the same inputs; exit 1 if they differ by more than rounding."""
+    model = families.load(Checkpoint(directory), torch.float16)
+    drifts = verification.compare(model, exported, name or directory.resolve().name)
+    failed = False
+    for drift in drifts:
+        click.echo(str(drift))
+        failed = failed or not drift.ok
+    if failed:
+        raise click.ClickException("the exported networks drift from the checkpoint")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m export")

@@ -1,0 +1,70 @@
+"""Reads a model in diffusers format: model_index.json and one folder per component."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.errors import InvalidRequest
+
+INDEX = "model_index.json"
+
+
+class Checkpoint:
+    """A diffusers directory; components are loaded one by one, from this disk only."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if not (directory / INDEX).is_file():
+            raise InvalidRequest(f"{directory} is not a diffusers model: it has no {INDEX}", field=INDEX)
+        self.index = _read_json(directory / INDEX)
+        self.pipeline = str(self.index.get("_class_name"))
+
+    def network(self, component: str, *classes: str, weights: torch.dtype) -> torch.nn.Module:
+        """A module in fp32 whose parameters are rounded to what ``weights`` can hold."""
+        module, report = self._load(component, *classes, use_safetensors=True, output_loading_info=True)
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise InvalidRequest(f"{component} lacks {len(missing)} parameters, first {missing[0]}", field=component)
+        for parameter in module.float().requires_grad_(False).parameters():
+            parameter.copy_(parameter.to(weights))
+        return module.eval()
+
+    def tokenizer(self, component: str) -> Any:
+        """A tokenizer backed by the tokenizers library."""
+        return self._load(component, "CLIPTokenizer", "CLIPTokenizerFast")
+
+    def scheduler(self) -> Any:
+        """The diffusers scheduler, which knows the noise that the network was trained with."""
+        return self._load("scheduler")
+
+    def _load(self, component: str, *classes: str, **options: Any) -> Any:
+        library, name = self._entry(component)
+        if classes and name not in classes:
+            raise InvalidRequest(f"{component}: {name} is not supported, only {', '.join(classes)}", field=component)
+        folder = self.directory / component
+        if not folder.is_dir():
+            raise InvalidRequest(f"{component}: the folder {folder} is missing", field=component)
+        try:
+            cls = getattr(importlib.import_module(library), name)
+            return cls.from_pretrained(folder, local_files_only=True, **options)
+        except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            raise InvalidRequest(f"{component}: {error}", field=component) from error
+
+    def _entry(self, component: str) -> tuple[str, str]:
+        entry = self.index.get(component)
+        if not (isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers")):
+            raise InvalidRequest(f"{INDEX} names no {component} of diffusers or transformers", field=component)
+        return entry[0], str(entry[1])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is not JSON: {error}", field=path.name) from error
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{path} is not a JSON object", field=path.name)
+    return content

@@ -1,0 +1,93 @@
+"""The self-description of a model, computed from its checkpoint: nothing in it is typed by hand."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer as TokenizerFile
+
+from export.families import Model
+from export.networks import VaeDecoder
+from service.engines.contract import Latent, ModelDescription, Network, NoiseSchedule, Tokenizer
+from service.errors import InvalidRequest
+
+PREDICTIONS: Mapping[str, Any] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+
+
+def describe(
+    model: Model,
+    networks: Mapping[str, Network],
+    *,
+    name: str,
+    default_preset: str,
+    sizes: Sequence[tuple[int, int]],
+) -> tuple[ModelDescription, dict[str, str]]:
+    """The description, and the content of the files that go beside it: model.json and the tokenizers."""
+    layout = _latent(model.vae_decoder)
+    tokenizers = [_tokenizer(loaded, index) for index, loaded in enumerate(model.tokenizers)]
+    description = ModelDescription(
+        name=name,
+        family=model.family,
+        noise_schedule=_noise_schedule(model.scheduler),
+        latent=layout,
+        sizes=tuple(_check_size(size, layout.factor * model.denoiser.multiple) for size in sizes or [model.default_size]),
+        default_preset=default_preset,
+        tokenizers=tuple(entry for entry, _ in tokenizers),
+        networks=dict(networks),
+        preview=_preview(model.vae_decoder, layout),
+    )
+    files = {entry.file: content for entry, content in tokenizers}
+    return description, files | {"model.json": description.model_dump_json(indent=1) + "\n"}
+
+
+def _check_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    if any(side < 1 or side % multiple for side in size):
+        raise InvalidRequest(f"size {size[0]}x{size[1]}: sides must be multiples of {multiple}", field="size")
+    return size
+
+
+def _noise_schedule(scheduler: Any) -> NoiseSchedule:
+    """Cumulative alphas as the diffusers scheduler computes them from its configuration."""
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
+        raise InvalidRequest(f"scheduler: prediction type {prediction} is not supported", field="scheduler")
+    alphas = tuple(float(alpha) for alpha in scheduler.alphas_cumprod)
+    return NoiseSchedule(
+        kind="vp", prediction=PREDICTIONS[prediction], timesteps=len(alphas), alphas_cumprod=alphas
+    )
+
+
+def _latent(decoder: VaeDecoder) -> Latent:
+    """Layout and scale of the latent; scaled = (unscaled - shift) * scale."""
+    config: Any = decoder.module.config
+    return Latent(
+        channels=config.latent_channels,
+        factor=2 ** (len(config.block_out_channels) - 1),
+        scale=config.scaling_factor,
+        shift=config.shift_factor or 0.0,
+    )
+
+
+def _tokenizer(loaded: Any, index: int) -> tuple[Tokenizer, str]:
+    """How the gateway tokenizes, and the tokenizers JSON; padding and truncation stay with the gateway."""
+    content = TokenizerFile.from_str(loaded.backend_tokenizer.to_str())
+    content.no_padding()
+    content.no_truncation()
+    file = f"tokenizer_{index + 1}.json" if index else "tokenizer.json"
+    described = Tokenizer(file=file, max_length=loaded.model_max_length, pad_id=loaded.pad_token_id)
+    return described, content.to_str(pretty=True)
+
+
+def _preview(decoder: VaeDecoder, layout: Latent) -> tuple[tuple[float, ...], ...]:
+    """Least squares from smooth random latents to the mean colour of the pixels each of them becomes."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(16, layout.channels, 3, 3, generator=generator)
+    latents = torch.nn.functional.interpolate(coarse, size=12, mode="bilinear", align_corners=True)
+    with torch.no_grad():
+        pixels = torch.cat([decoder(row[None] / layout.scale + layout.shift) for row in latents])
+    colours = torch.nn.functional.avg_pool2d(pixels, layout.factor)
+    rows = latents.movedim(1, -1).flatten(0, -2).double().numpy()  # [pixels, channels]
+    targets = colours.movedim(1, -1).flatten(0, -2).double().numpy()  # [pixels, 3]
+    factors, *_ = np.linalg.lstsq(np.c_[rows, np.ones(len(rows))], targets, rcond=None)
+    return tuple(tuple(round(float(value), 6) for value in row) for row in factors)

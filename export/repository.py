@@ -1,0 +1,87 @@
+"""Writes a model into a Triton repository: one entry per network, each swapped in whole."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from export.describe import describe
+from export.families import Model
+from export.graph import trace
+from export.networks import Network
+from export.triton_config import config_pbtxt
+from service.engines import contract
+from service.engines.contract import DESCRIPTION, ModelDescription
+
+ONNX = "model.onnx"
+BACKEND = Path(__file__).with_name("triton_model.py")
+
+
+def write(
+    model: Model,
+    repository: Path,
+    *,
+    name: str,
+    default_preset: str,
+    sizes: Sequence[tuple[int, int]] = (),
+    weights: torch.dtype = torch.float16,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ModelDescription:
+    """Export every network of the model and describe it; entries of the same names are replaced."""
+    with _staging(repository, name) as staging:
+        networks = {}
+        for network in model.networks:
+            progress(network.role)
+            networks[network.role] = _write_onnx(network, staging / f"{name}_{network.role}", weights)
+        progress("description")
+        description, files = describe(model, networks, name=name, default_preset=default_preset, sizes=sizes)
+        for entry in networks.values():
+            (staging / entry.entry / "config.pbtxt").write_text(config_pbtxt(entry, description.digest))
+            shutil.copyfile(BACKEND, staging / entry.entry / "1" / "model.py")
+        _write_files(staging / networks[model.denoiser.role].entry / DESCRIPTION, files)
+        for entry in networks.values():
+            _replace(staging / entry.entry, repository / entry.entry)
+    return description
+
+
+def _write_onnx(network: Network, folder: Path, weights: torch.dtype) -> contract.Network:
+    file = folder / "1" / ONNX
+    file.parent.mkdir(parents=True)
+    ir.save(trace(network, weights), file)
+    return contract.Network(
+        entry=folder.name,
+        file=ONNX,
+        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        inputs=tuple(port.tensor for port in network.inputs),
+        outputs=tuple(port.tensor for port in network.outputs),
+    )
+
+
+def _write_files(folder: Path, files: dict[str, str]) -> None:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+
+
+@contextlib.contextmanager
+def _staging(repository: Path, name: str) -> Iterator[Path]:
+    """A folder on the repository's own disk, removed whatever happens."""
+    repository.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=repository))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging)
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Put ``new`` where ``old`` is; the place is never half written."""
+    if old.exists():
+        os.rename(old, new.with_name(f"{new.name}.old"))
+    os.rename(new, old)

@@ -1,0 +1,84 @@
+"""Around every request: its id, its one log line, its count. Prompts are in none of them."""
+
+import json
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import render
+from service.metrics import Metrics
+
+log = logging.getLogger("darkroom")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context, 3.2
+FAMILIES = {"/v1/": "openai"}
+
+
+class Access:
+    """The outermost middleware: nothing that happens inside escapes without an id, a line and a count."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request_id, trace_id = identify(Headers(scope=scope))
+        record: dict[str, Any] = {"request_id": request_id, "trace_id": trace_id}
+        scope.setdefault("state", {})["record"] = record
+        status, started = 499, time.perf_counter()
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except Exception:
+            log.exception("internal error", extra={"fields": {"request_id": request_id}})
+            record["outcome"] = "internal_error"
+            if status == 499:  # nothing was sent yet
+                message = f"internal error; the log has it under {request_id}"
+                await render(500, message, "internal_error")(scope, receive, answer)
+        self._count(scope, record, status, time.perf_counter() - started)
+
+    def _count(self, scope: Scope, record: dict[str, Any], status: int, seconds: float) -> None:
+        family = next((name for prefix, name in FAMILIES.items() if scope["path"].startswith(prefix)), None)
+        outcome = record.setdefault("outcome", "ok" if status < 400 else "http_error")
+        if family:
+            self.metrics.requests.labels(family, record.get("preset", "none"), outcome).inc()
+            self.metrics.duration.labels(family, outcome).observe(seconds)
+        line = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 6)}
+        log.log(logging.INFO if family else logging.DEBUG, "request", extra={"fields": {**line, **record}})
+
+
+def identify(headers: Headers) -> tuple[str, str | None]:
+    """The caller's request id if it is a decent one, else a new one; the trace id of a valid traceparent."""
+    given = headers.get("x-request-id", "")
+    request_id = given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+    trace = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    return request_id, trace.group(1) if trace else None
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)

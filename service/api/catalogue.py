@@ -1,0 +1,50 @@
+"""What there is to choose from: models, presets, samplers, schedules."""
+
+from collections.abc import Mapping
+
+from service.api.schemas import ModelCard, PresetCard, Presets
+from service.diffusion.samplers import SAMPLERS
+from service.diffusion.schedules import SCHEDULES
+from service.engines.contract import Engine
+from service.errors import UnknownModel
+from service.recipe import Preset, defaults
+
+
+def models(engine: Engine) -> list[ModelCard]:
+    """Every model of the engine."""
+    return [model(engine, name) for name in engine.models]
+
+
+def model(engine: Engine, name: str) -> ModelCard:
+    """One model as OpenAI's object."""
+    if name not in engine.models:
+        raise UnknownModel(f"there is no model {name[:100]!r}; there are {', '.join(engine.models)}", field="model")
+    found = engine.models[name]
+    return ModelCard(
+        id=name,
+        digest=found.digest,
+        sizes=[f"{width}x{height}" for width, height in found.sizes],
+        default_preset=found.default_preset,
+        engine=engine.name,
+        precision=engine.precision,
+        networks={role: network.entry for role, network in found.networks.items()},
+    )
+
+
+def presets(found: Mapping[str, Preset]) -> Presets:
+    """Every preset, and the samplers and schedules with the defaults of their options."""
+    cards = [
+        PresetCard(
+            id=name,
+            title=preset.title,
+            description=preset.description,
+            evidence=preset.evidence,
+            recipe=preset.recipe.model_dump(mode="json", exclude_unset=True),
+        )
+        for name, preset in found.items()
+    ]
+    return Presets(
+        data=cards,
+        samplers={name: defaults(function) for name, function in SAMPLERS.items()},
+        schedules={name: defaults(function) for name, function in SCHEDULES.items()},
+    )

@@ -1,0 +1,80 @@
+"""OpenAI's image routes, with a recipe in every request and every answer."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+
+from service import pipeline
+from service.api import accept, body, catalogue, pictures, schemas
+from service.api.deps import House
+from service.api.errors import documented
+from service.errors import Cancelled
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+T = TypeVar("T")
+FILES = {media: {"schema": {"type": "string", "format": "binary"}} for media in accept.OFFERS[1:]}
+
+
+@router.post(
+    "/images/generations",
+    responses={200: {"content": FILES}, **documented(400, 404, 406, 413, 415, 429, 503, 504)},
+    response_model=schemas.ImageResponse,
+    openapi_extra=body.documented(schemas.ImageRequest),
+)
+async def generations(request: Request, house: House) -> Response:
+    """A prompt and a recipe become pictures; ``Accept: image/png`` returns the file of one."""
+    asked = await body.read(request, schemas.ImageRequest, house.settings.max_body_bytes)
+    media = accept.best(request.headers.get("accept", ""))
+    order = pictures.order(house, asked, media, request.state.record)
+    made = await unless_disconnected(request, house.runner.make(order))
+    return pictures.as_json(order, made) if media == accept.JSON else pictures.as_file(made[0], media)
+
+
+@router.post(
+    "/explain", responses=documented(400, 404, 413, 415), openapi_extra=body.documented(schemas.ExplainRequest)
+)
+async def explain(request: Request, house: House) -> schemas.Explanation:
+    """A recipe resolved, with its table of network calls, without running it."""
+    asked = await body.read(request, schemas.ExplainRequest, house.settings.max_body_bytes)
+    recipe = pictures.resolved(house, asked, request.state.record)
+    calls = await asyncio.to_thread(pipeline.explain, house.engine.models[recipe.model], recipe)
+    return schemas.Explanation(recipe=recipe, steps=[schemas.Evaluation(**call._asdict()) for call in calls])
+
+
+@router.get("/models", responses=documented())
+async def models(house: House) -> schemas.Models:
+    """The models served here."""
+    return schemas.Models(data=catalogue.models(house.engine))
+
+
+@router.get("/models/{model}", responses=documented(404))
+async def model(request: Request, house: House) -> schemas.ModelCard:
+    """One model."""
+    return catalogue.model(house.engine, request.path_params["model"])
+
+
+@router.get("/presets", responses=documented())
+async def presets(house: House) -> schemas.Presets:
+    """The presets, and the samplers and schedules that requests may name."""
+    return catalogue.presets(house.presets)
+
+
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """``work``, cancelled when the client leaves."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Cancelled("the client left")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

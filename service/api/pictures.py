@@ -1,0 +1,68 @@
+"""From a request to an order, from what was made to an answer."""
+
+import base64
+import time
+from typing import Any
+
+from fastapi import Response
+
+from service import images
+from service.api import accept, schemas
+from service.api.deps import Parts
+from service.engines.contract import Ticket
+from service.errors import InvalidRequest
+from service.recipe import Recipe
+from service.runner import Made, Order
+
+PRIVATE = {"prompt", "negative_prompt"}
+
+
+def resolved(house: Parts, asked: schemas.RecipeRequest, record: dict[str, Any]) -> Recipe:
+    """The recipe of a request, noted for the log without its prompts."""
+    recipe = asked.resolved(house.settings, house.engine, house.presets)
+    record |= {"preset": recipe.preset or "none", "recipe": recipe.model_dump(mode="json", exclude=PRIVATE)}
+    return recipe
+
+
+def order(house: Parts, asked: schemas.ImageRequest, media: str, record: dict[str, Any]) -> Order:
+    """The pictures of a request: ``n`` recipes that differ in the seed, and the file they become."""
+    output_format, quality = _file(asked, media)
+    first = resolved(house, asked, record)
+    if first.seed + asked.n > schemas.SEEDS:
+        raise InvalidRequest(f"the seeds of {asked.n} pictures go beyond {schemas.SEEDS - 1}", field="seed")
+    images.check_fits(first.model_dump(mode="json"), output_format)
+    recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(asked.n)]
+    if asked.user is not None:
+        record["user"] = asked.user
+    return Order(recipes, output_format, quality, Ticket(request_id=record["request_id"]))
+
+
+def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
+    """Format and quality; a field that the Accept header or the format makes void is refused."""
+    formats: dict[str, images.Format] = {"image/png": "png", "image/webp": "webp", "image/jpeg": "jpeg"}
+    output_format = formats.get(media) or asked.output_format or "png"
+    if asked.output_format not in (None, output_format):
+        raise InvalidRequest(f"the Accept header asks for {output_format}", field="output_format")
+    if media != accept.JSON and asked.n != 1:
+        raise InvalidRequest(f"{media} holds one picture; ask for application/json to get {asked.n}", field="n")
+    if asked.output_compression is not None and output_format == "png":
+        raise InvalidRequest("png is lossless; output_compression is for webp and jpeg", field="output_compression")
+    return output_format, 100 if asked.output_compression is None else asked.output_compression
+
+
+def as_json(order: Order, made: list[Made]) -> Response:
+    """OpenAI's answer."""
+    first = order.recipes[0]
+    data = [
+        schemas.Picture(b64_json=base64.b64encode(one.data).decode(), recipe=one.recipe, timings=one.timings)
+        for one in made
+    ]
+    answer = schemas.ImageResponse(
+        created=int(time.time()), size=f"{first.width}x{first.height}", output_format=order.output_format, data=data
+    )
+    return Response(answer.model_dump_json(), media_type=accept.JSON)
+
+
+def as_file(made: Made, media: str) -> Response:
+    """The file of one picture; its recipe is inside."""
+    return Response(made.data, media_type=media, headers={"x-darkroom-seed": str(made.recipe.seed)})

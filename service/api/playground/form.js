@@ -1,0 +1,161 @@
+// The form: what can be chosen, what is asked for, and putting a request back into it.
+
+import { byId, el } from "./dom.js";
+import { FieldError, numberOf, optionFields, revealPairs, sigmasOf } from "./fields.js";
+import { spark } from "./curve.js";
+
+const form = byId("recipe");
+const fields = form.elements;
+const TEXTS = ["sampler", "schedule", "negative_prompt"];
+const NUMBERS = ["num_inference_steps", "guidance_scale"];
+const PAIRS = { guidance_interval: ["0", "1"], epsilon_scaling: ["scale", "slope"] };
+const OPTIONS = ["sampler_options", "schedule_options"];
+
+let offered; // {models, presets, samplers, schedules}
+
+export function setUp(what) {
+  offered = what;
+  fields.model.replaceChildren(...offered.models.map(({ id }) => el("option", { value: id }, id)));
+  byId("presets").replaceChildren(...offered.presets.map(presetCard));
+  choose([model().default_preset]);
+  fillSizes();
+  fields.seed.value = randomSeed();
+}
+
+function presetCard({ id, title, description, evidence }) {
+  return el("label", { class: "preset", title: evidence },
+    el("input", { type: "radio", name: "preset", value: id }),
+    el("span", { class: "words" }, el("strong", {}, title), el("small", {}, description)),
+    el("span", { class: "spark", "data-preset": id }));
+}
+
+// The curve and the count of network calls of every preset, once they are known.
+export function sketch(plans) {
+  for (const holder of form.querySelectorAll(".spark")) {
+    const { recipe, steps } = plans[holder.dataset.preset];
+    holder.replaceChildren(spark(recipe.sigmas), el("small", { class: "numeric" }, `${steps.length} calls`));
+  }
+}
+
+export const model = () => offered.models.find(({ id }) => id === fields.model.value);
+
+export const preset = (id) => offered.presets.find((one) => one.id === id);
+
+export const chosen = () =>
+  [...form.querySelectorAll("[name=preset]:checked")].map(({ value }) => value);
+
+// One preset is a radio button; several are check boxes. The same inputs serve both.
+export function choose(ids, several = false) {
+  fields.compare.checked = several;
+  for (const input of form.querySelectorAll("[name=preset]")) {
+    input.type = several ? "checkbox" : "radio";
+    input.checked = ids.includes(input.value);
+  }
+}
+
+export function fillSizes() {
+  fields.size.replaceChildren(...model().sizes.map((size) => el("option", { value: size }, size.replace("x", " × "))));
+}
+
+export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
+// Labels, placeholders and options that follow from the chosen presets. `recipe`: their resolved recipes.
+export function follow(recipes) {
+  const common = (name, show = String) => {
+    const values = new Set(recipes.map((recipe) => show(recipe[name])));
+    return values.size === 1 ? [...values][0] : undefined;
+  };
+  for (const [name, known] of [["sampler", offered.samplers], ["schedule", offered.schedules]]) {
+    const value = fields[name].value;
+    const first = el("option", { value: "" }, common(name) ? `${common(name)} (preset)` : "as each preset");
+    fields[name].replaceChildren(first, ...Object.keys(known).map((key) => el("option", { value: key }, key)));
+    fields[name].value = value;
+    optionFields(byId(`${name}-options`), `${name}_options`, known[value || common(name)] ?? {});
+  }
+  for (const name of NUMBERS) fields[name].placeholder = common(name) ?? "as each preset";
+  revealPairs();
+  const count = overrides(recipes[0]?.preset, { lenient: true }).length;
+  byId("changed").textContent = count ? `${count} changed` : "";
+  byId("generate-label").textContent = recipes.length > 1 ? `Generate ${recipes.length}` : "Generate";
+}
+
+// The request bodies, one per chosen preset. Throws FieldError.
+export function bodies() {
+  const seed = numberOf(fields.seed);
+  if (!chosen().length) throw new FieldError("Choose at least one preset.", "preset");
+  return chosen().map((id) => ({
+    prompt: fields.prompt.value, preset: id, model: fields.model.value, size: fields.size.value,
+    ...(seed === undefined ? {} : { seed }), ...Object.fromEntries(overrides(id)),
+  }));
+}
+
+// The advanced fields that are not empty, as pairs.
+function overrides(id, { lenient = false } = {}) {
+  const read = (reader) => (control) => {
+    try {
+      return reader(control);
+    } catch (error) {
+      if (lenient) return undefined;
+      throw error;
+    }
+  };
+  const number = read(numberOf);
+  return [
+    ...TEXTS.map((name) => [name, fields[name].value || undefined]),
+    ...NUMBERS.map((name) => [name, number(fields[name])]),
+    ...Object.keys(PAIRS).map((name) => [name, pair(name, number)]),
+    ...OPTIONS.map((name) => [name, options(name, id, number)]),
+    ["sigmas", read(sigmasOf)(fields.sigmas)],
+  ].filter(([, value]) => value !== undefined);
+}
+
+function pair(name, number) {
+  const mode = fields[name].value;
+  if (mode !== "on") return mode === "off" ? null : undefined;
+  const values = PAIRS[name].map((key) => [key, number(fields[`${name}.${key}`])]);
+  if (name === "guidance_interval") return values.map(([, value]) => value ?? null);
+  return Object.fromEntries(values.filter(([, value]) => value !== undefined));
+}
+
+// Typed options stand on top of those of the preset, unless the preset's own sampler or schedule was replaced.
+function options(name, id, number) {
+  const inputs = [...form.querySelectorAll(`input[name^="${name}."]`)];
+  const given = inputs
+    .map((input) => [input.name.slice(name.length + 1), input.type === "text" ? input.value || undefined : number(input)])
+    .filter(([, value]) => value !== undefined);
+  if (!given.length) return undefined;
+  const replaced = fields[name.replace("_options", "")].value;
+  return { ...(replaced ? {} : preset(id)?.recipe[name]), ...Object.fromEntries(given) };
+}
+
+export function clearOverrides() {
+  for (const name of [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), "sigmas"]) fields[name].value = "";
+  for (const input of form.querySelectorAll(".options input, .pair input")) input.value = "";
+}
+
+// Puts a request back into the form; `recipe` is what its preset resolves to.
+export function fill(body, recipe) {
+  clearOverrides();
+  for (const name of ["prompt", "model", ...TEXTS, ...NUMBERS]) if (name in body) fields[name].value = body[name];
+  fillSizes();
+  if ("size" in body) fields.size.value = body.size;
+  if ("preset" in body) choose([body.preset]);
+  if ("seed" in body) keepSeed(body.seed);
+  if ("sigmas" in body) fields.sigmas.value = [body.sigmas].flat().join(", ");
+  for (const name of Object.keys(PAIRS)) if (name in body) fillPair(name, body[name]);
+  follow([{ ...recipe, ...body }]);
+  for (const name of OPTIONS)
+    for (const [key, value] of Object.entries(body[name] ?? {}))
+      if (fields[`${name}.${key}`]) fields[`${name}.${key}`].value = value;
+  follow([recipe]);
+}
+
+function fillPair(name, value) {
+  fields[name].value = value === null ? "off" : "on";
+  for (const key of PAIRS[name]) fields[`${name}.${key}`].value = value?.[key] ?? "";
+}
+
+export function keepSeed(seed) {
+  fields.seed.value = seed;
+  fields.keep.checked = true;
+}

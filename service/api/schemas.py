@@ -1,0 +1,158 @@
+"""What the OpenAI family of routes reads and writes: OpenAI's own fields, and every field of a recipe beside them."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from service.engines.contract import Engine
+from service.errors import InvalidRequest
+from service.images import Format
+from service.recipe import Overrides, Preset, Recipe, resolve
+from service.settings import Settings
+
+SEEDS = 2**53  # every seed is exact in JSON
+SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
+
+
+def default_model(settings: Settings, engine: Engine) -> str:
+    """The model of the settings, or the first one where this engine does not have it."""
+    name = settings.default_model
+    return name if name in engine.models else next(iter(engine.models), name)
+
+
+class RecipeRequest(Overrides):
+    """A recipe as a request may give it: every field may be absent (or null); ``size`` is width and height in one."""
+
+    size: str | None = Field(None, pattern=SIZE, description='"auto" or "WIDTHxHEIGHT"', examples=["256x256"])
+
+    @model_validator(mode="after")
+    def _size_agrees(self) -> "RecipeRequest":
+        if not {self.width, self.height} <= {None} and self.dimensions() != (self.width, self.height):
+            raise ValueError("size contradicts width and height")
+        return self
+
+    def dimensions(self) -> tuple[int | None, int | None]:
+        if self.size is None or self.size == "auto":
+            return self.width, self.height
+        width, _, height = self.size.partition("x")
+        return int(width), int(height)
+
+    def resolved(self, settings: Settings, engine: Engine, presets: Mapping[str, Preset]) -> Recipe:
+        """The recipe; what the service decides for a request that leaves it open (model, seed) is decided here."""
+        for name in ("prompt", "negative_prompt"):
+            if len(getattr(self, name) or "") > settings.max_prompt_chars:
+                raise InvalidRequest(f"{name} is longer than {settings.max_prompt_chars} characters", field=name)
+        given = {name: getattr(self, name) for name in self.model_fields_set & Overrides.model_fields.keys()}
+        given["width"], given["height"] = self.dimensions()
+        given["model"] = self.model or default_model(settings, engine)
+        given["seed"] = secrets.randbelow(SEEDS) if self.seed is None else self.seed
+        overrides, limit = Overrides.model_construct(**given), settings.max_steps
+        try:
+            return resolve(overrides, presets, engine.models, engine.name, engine.precision, max_steps=limit)
+        except InvalidRequest as error:
+            if self.size and error.field in ("width", "height"):
+                error.field = "size"
+            raise
+
+
+class ImageRequest(RecipeRequest):
+    """OpenAI's body of /v1/images/generations. A value that cannot be honoured is refused, never ignored."""
+
+    prompt: str = Field(strict=True, description="what to show; may be empty", examples=["a red boat at dusk"])
+    n: int = Field(1, ge=1, le=10, strict=True, description="pictures, with the seeds seed ... seed + n - 1")
+    response_format: Literal["b64_json"] | None = Field(
+        None, description="pictures are not stored, so there is no url to give"
+    )
+    output_format: Format | None = Field(None, description="png unless the Accept header asks for another")
+    output_compression: int | None = Field(
+        None, ge=0, le=100, strict=True, description="quality of webp and jpeg, 100 if absent"
+    )
+    user: str | None = Field(None, max_length=256, description="your end user; appears in the service's log")
+    background: Literal["auto", "opaque"] | None = Field(None, description="pictures have no transparency")
+    quality: Literal["auto"] | None = Field(None, description="take a preset instead")
+    style: None = Field(None, description="OpenAI's field; not offered")
+    moderation: Literal["auto"] | None = Field(None, description="nothing is moderated, so there is no level")
+    stream: Literal[False] | None = Field(None, description="not offered yet")
+
+
+class ExplainRequest(RecipeRequest):
+    """Any recipe; the prompt does not matter to the table and may be absent."""
+
+    prompt: str = Field("", strict=True)
+
+
+class Picture(BaseModel):
+    """One picture, the recipe that made it, seconds by part."""
+
+    b64_json: str
+    recipe: Recipe
+    timings: dict[str, float]
+
+
+class ImageResponse(BaseModel):
+    """OpenAI's answer with our recipe and timings in every element of ``data``."""
+
+    created: int
+    size: str
+    output_format: Format
+    background: Literal["opaque"] = "opaque"
+    data: list[Picture]
+
+
+class ModelCard(BaseModel):
+    """OpenAI's model object and what of its description matters to a caller."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "darkroom"
+    digest: str
+    sizes: list[str]
+    default_preset: str
+    engine: str
+    precision: str
+    networks: dict[str, str]
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class PresetCard(BaseModel):
+    """A preset and what speaks for it; ``recipe`` holds only what the preset sets."""
+
+    id: str
+    object: Literal["preset"] = "preset"
+    title: str
+    description: str
+    evidence: str
+    recipe: dict[str, Any]
+
+
+class Presets(BaseModel):
+    """All presets, and the samplers and schedules with their options' defaults."""
+
+    object: Literal["list"] = "list"
+    data: list[PresetCard]
+    samplers: dict[str, dict[str, float | None]]
+    schedules: dict[str, dict[str, float | None]]
+
+
+class Evaluation(BaseModel):
+    """One network call that a recipe would make."""
+
+    step: int = Field(description="the interval of sigmas that it serves, from 0")
+    sigma: float
+    timestep: float = Field(description="the network's clock")
+    rows: list[str] = Field(description='["cond"] or ["uncond", "cond"]')
+    nfe: int = Field(description="network calls so far, this one included")
+
+
+class Explanation(BaseModel):
+    """A recipe resolved but not run, and its network calls as a table."""
+
+    recipe: Recipe
+    steps: list[Evaluation]

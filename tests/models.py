@@ -1,0 +1,84 @@
+"""Small models in diffusers format with random weights, for every test that needs one."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+
+def clip_tokenizer(max_length: int = 77) -> CLIPTokenizer:
+    """CLIP's byte-level BPE with no merges: one token per byte, plain and at the end of a word."""
+    alphabet = sorted(ByteLevel.alphabet())
+    words = [*alphabet, *(f"{letter}</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=max_length)
+
+
+def clip_text(tokenizer: CLIPTokenizer, width: int = 32, layers: int = 2) -> CLIPTextModel:
+    """A CLIP text encoder that fits the tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def tiny_sd(
+    directory: Path,
+    *,
+    width: int = 32,
+    layers: int = 2,
+    channels: tuple[int, ...] = (8, 16),
+    latent_channels: int = 4,
+    vae_channels: tuple[int, ...] = (4, 8),
+    sample_size: int = 8,
+    prediction_type: str = "v_prediction",
+) -> Path:
+    """A StableDiffusionPipeline: by default 8x8 latents of 4 channels, 16x16 pixels."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    levels = len(channels)
+    unet = UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+        cross_attention_dim=width,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        latent_channels=latent_channels,
+        block_out_channels=vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=clip_text(tokenizer, width, layers),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, steps_offset=1, clip_sample=False
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(directory)
+    return directory

@@ -1,0 +1,210 @@
+"""Training of the UNet: v-prediction (Salimans & Ho 2022), EMA, learning rate by wall clock, two gloo processes."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from training.features import Features
+
+STEPS = 1000
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, Tensor]: ...
+
+
+def scheduler() -> DDPMScheduler:
+    """The cosine schedule (Nichol & Dhariwal 2021): beta <= 0.999, so sigma_max is finite."""
+    return DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+
+
+def build(config: Any) -> UNet2DConditionModel:
+    """UNet of random weights; attention_head_dim is the number of heads (diffusers' historical misnomer)."""
+    u = config.unet
+    down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in u.attention]
+    return UNet2DConditionModel(
+        sample_size=config.world.size // config.autoencoder.patch, in_channels=config.autoencoder.channels,
+        out_channels=config.autoencoder.channels, block_out_channels=tuple(u.blocks), layers_per_block=u.layers,
+        down_block_types=tuple(down), up_block_types=tuple(d.replace("Down", "Up") for d in reversed(down)),
+        cross_attention_dim=config.text.width, attention_head_dim=u.heads, norm_num_groups=u.groups,
+    )  # fmt: skip
+
+
+@dataclass
+class Clock:
+    """Progress of a run in [0, 1] by wall clock, summed over resumed parts."""
+
+    total: float  # seconds
+    before: float = 0.0  # seconds spent in earlier parts
+    start: float = 0.0
+
+    @classmethod
+    def until(cls, deadline: str, before: float) -> "Clock":
+        """A clock that ends at HH:MM, today or tomorrow."""
+        now = datetime.now()
+        end = datetime.combine(now.date(), datetime.strptime(deadline, "%H:%M").time())
+        end += timedelta(days=end < now)
+        return cls(before + (end - now).total_seconds(), before, time.monotonic())
+
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def progress(self) -> float:
+        return min(self.elapsed() / self.total, 1.0)
+
+
+class Trainer:
+    """Network, EMA and optimiser; a step depends only on (seed, step, rank) and the weights."""
+
+    def __init__(self, net: UNet2DConditionModel, config: Any, rank: int = 0, world: int = 1) -> None:
+        u = config.unet
+        self.net, self.u, self.rank, self.world, self.step_number = net, u, rank, world, 0
+        self.parameters = list(net.parameters())
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True)
+        self.alphas = scheduler().alphas_cumprod
+
+    def rate(self, progress: float) -> float:
+        """Linear warm-up by steps, constant, then a linear fall over the last share of the run."""
+        warm = min(1.0, (self.step_number + 1) / self.u.warmup)
+        return float(self.u.lr * warm * min(1.0, max(1 - progress, 0.01) / self.u.decay))
+
+    def loss(self, source: Source) -> Tensor:
+        """Mean squared error of v = alpha eps - sigma x0 at t = 1000 u^power."""
+        rng = np.random.default_rng([self.u.seed, self.step_number, self.rank])
+        x0, context = source.batch(rng, self.u.batch, self.u.dropout)
+        t = torch.from_numpy((STEPS * rng.random(len(x0)) ** self.u.power).astype(np.int64))
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
+        alpha, sigma = (a.sqrt()[:, None, None, None] for a in (self.alphas[t], 1 - self.alphas[t]))
+        with torch.autocast("cpu", torch.bfloat16):
+            v = self.net(alpha * x0 + sigma * noise, t, context).sample
+        return (v.float() - (alpha * noise - sigma * x0)).square().mean()
+
+    def step(self, source: Source, progress: float) -> float:
+        """One optimiser step on the average gradient of all processes; returns this process's loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(progress)
+        loss = self.loss(source)
+        loss.backward()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step_number += 1
+        decay = min(self.u.ema, (1 + self.step_number) / (10 + self.step_number))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        return float(loss.detach())
+
+    def _average_gradients(self) -> None:
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for g, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            g.copy_(part.view_as(g))
+
+    def state(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict(), "step": self.step_number}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.ema = [e.clone() for e in state["ema"]]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_number = state["step"]
+
+
+def checkpoint_path(config: Any) -> Path:
+    return Path(config.paths.runs / "unet.pt")
+
+
+def save(config: Any, trainer: Trainer, seconds: float) -> None:
+    """Write the checkpoint beside the old one, then rename."""
+    partial = checkpoint_path(config).with_suffix(".partial")
+    torch.save(trainer.state() | {"seconds": seconds}, partial)
+    partial.rename(checkpoint_path(config))
+
+
+def load_ema(config: Any) -> UNet2DConditionModel:
+    """The averaged network of the last checkpoint, or random weights before the first one."""
+    torch.manual_seed(config.unet.seed)
+    net = build(config)
+    if checkpoint_path(config).exists():
+        ema = torch.load(checkpoint_path(config), map_location="cpu", mmap=True)["ema"]
+        for p, e in zip(net.parameters(), ema, strict=True):
+            p.data.copy_(e)
+    return net.eval().requires_grad_(False)
+
+
+def _work(rank: int, config: Any, deadline: str | None, port: int) -> None:
+    """One process of the run: train until the clock ends, logging and saving on rank 0."""
+    torch.set_num_threads(1)
+    world = config.unet.processes
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.manual_seed(config.unet.seed)
+    trainer, before = Trainer(build(config), config, rank, world), 0.0
+    if checkpoint_path(config).exists():
+        state = torch.load(checkpoint_path(config), map_location="cpu")
+        trainer.restore(state)
+        before = state["seconds"]
+    clock = Clock(config.unet.minutes * 60.0, before, time.monotonic())
+    clock = Clock.until(deadline, before) if deadline else clock
+    _loop(config, trainer, clock)
+    dist.destroy_process_group()
+
+
+def _loop(config: Any, trainer: Trainer, clock: Clock) -> None:
+    """Step until progress is 1; rank 0's clock decides for all processes."""
+    source, saved, losses = Features(config), time.monotonic(), list[float]()
+    while (progress := _agree(clock.progress())) < 1:
+        losses.append(trainer.step(source, progress))
+        if trainer.step_number % 20 == 0:
+            source.refresh()
+            if trainer.rank == 0:
+                _log(config, trainer, clock, losses, len(source))
+            losses.clear()
+        if trainer.rank == 0 and time.monotonic() - saved > config.unet.checkpoint_minutes * 60:
+            save(config, trainer, clock.elapsed())
+            saved = time.monotonic()
+    if trainer.rank == 0:
+        save(config, trainer, clock.elapsed())
+
+
+def _agree(progress: float) -> float:
+    """Rank 0's value, on every process."""
+    value = torch.tensor([progress], dtype=torch.float64)
+    dist.broadcast(value, 0)
+    return float(value)
+
+
+def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float], pictures: int) -> None:
+    u = config.unet
+    row = {
+        "time": datetime.now().isoformat(timespec="seconds"), "step": trainer.step_number, "seconds": round(clock.elapsed(), 1),
+        "samples": trainer.step_number * u.batch * u.processes, "loss": round(float(np.mean(losses)), 5),
+        "rate": trainer.rate(clock.progress()), "pictures": pictures,
+    }  # fmt: skip
+    with (config.paths.runs / "unet.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def train(config: Any, deadline: str | None = None) -> None:
+    """Train with all processes until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # keep freed tensors: no page faults per step
+        os.environ.setdefault(name, "4000000000")
+    port = 29500 + os.getpid() % 500
+    torch.multiprocessing.spawn(_work, (config, deadline, port), nprocs=config.unet.processes)
