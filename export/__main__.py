@@ -63,8 +63,10 @@ def main() -> None:
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Triton model repository")
 @click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
 @click.option("--default-preset", default="balanced", show_default=True, help="preset of a request that names none")
-@click.option("--size", "sizes", multiple=True, type=_Size(), help="size to serve; repeatable, the first is the default")
-def write(directory: Path, out: Path, name: str | None, default_preset: str, sizes: tuple[tuple[int, int], ...]) -> None:
+@click.option("--size", "sizes", multiple=True, type=_Size(), help="repeatable; the first is the default")
+def write(
+    directory: Path, out: Path, name: str | None, default_preset: str, sizes: tuple[tuple[int, int], ...]
+) -> None:
     """Write the model in DIRECTORY (diffusers format) into a Triton model repository."""
     model = families.load(Checkpoint(directory), torch.float16)
     description = repository.write(
@@ -88,11 +90,10 @@ def write(directory: Path, out: Path, name: str | None, default_preset: str, siz
 def verify(directory: Path, exported: Path, name: str | None) -> None:
     """Compare DIRECTORY and REPO on the same inputs; exit 1 if they differ by more than rounding."""
     model = families.load(Checkpoint(directory), torch.float16)
-    drifts = verification.compare(model, exported, name or directory.resolve().name)
     failed = False
-    for drift in drifts:
-        click.echo(str(drift))
-        failed = failed or not drift.ok
+    for finding in verification.compare(model, exported, name or directory.resolve().name):
+        click.echo(f"{'ok   ' if finding.ok else 'DRIFT'} {finding.text}")
+        failed = failed or not finding.ok
     if failed:
         raise click.ClickException("the exported networks drift from the checkpoint")
 

@@ -31,7 +31,9 @@ def describe(
         family=model.family,
         noise_schedule=_noise_schedule(model.scheduler),
         latent=layout,
-        sizes=tuple(_check_size(size, layout.factor * model.denoiser.multiple) for size in sizes or [model.default_size]),
+        sizes=tuple(
+            _check_size(size, layout.factor * model.denoiser.multiple) for size in sizes or [model.default_size]
+        ),
         default_preset=default_preset,
         tokenizers=tuple(entry for entry, _ in tokenizers),
         networks=dict(networks),
@@ -53,9 +55,7 @@ def _noise_schedule(scheduler: Any) -> NoiseSchedule:
     if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
         raise InvalidRequest(f"scheduler: prediction type {prediction} is not supported", field="scheduler")
     alphas = tuple(float(alpha) for alpha in scheduler.alphas_cumprod)
-    return NoiseSchedule(
-        kind="vp", prediction=PREDICTIONS[prediction], timesteps=len(alphas), alphas_cumprod=alphas
-    )
+    return NoiseSchedule(kind="vp", prediction=PREDICTIONS[prediction], timesteps=len(alphas), alphas_cumprod=alphas)
 
 
 def _latent(decoder: VaeDecoder) -> Latent:

@@ -38,10 +38,9 @@ def load(checkpoint: Checkpoint, weights: torch.dtype) -> Model:
 
 def _stable_diffusion(checkpoint: Checkpoint, weights: torch.dtype) -> Model:
     text_encoder = TextEncoder(checkpoint.network("text_encoder", "CLIPTextModel", weights=weights))
-    module = checkpoint.network("unet", "UNet2DConditionModel", weights=weights)
-    unet = Unet(module, text_encoder.outputs)
+    unet = Unet(checkpoint.network("unet", "UNet2DConditionModel", weights=weights), text_encoder.outputs)
     decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL", weights=weights))
-    side = module.config.sample_size * decoder.factor
+    side = unet.sample_size * decoder.factor
     return Model(
         family="stable-diffusion",
         text_encoder=text_encoder,

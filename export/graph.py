@@ -14,6 +14,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch.export import Dim
 
 from export.networks import Network, Port
+from export.weights import CONSTANT
 from service.errors import InvalidRequest
 
 OPSET = 20
@@ -41,6 +42,7 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     onnxscript.optimizer.optimize(model)
     _bind_parameters(model.graph, parameters)
     ClearMetadataAndDocStringPass()(model)
+    model.graph.name = network.component
     _name_axes(model.graph.inputs, network.inputs)
     _name_axes(model.graph.outputs, network.outputs)
     return model
@@ -82,6 +84,8 @@ def _free_parameters(
 
 def _bind_parameters(graph: ir.Graph, parameters: Mapping[ir.Value, torch.Tensor]) -> None:
     """Turn the graph inputs of ``_free_parameters`` back into initializers; those that nothing reads are dropped."""
+    for index, constant in enumerate(list(graph.initializers.values())):
+        constant.name = f"{CONSTANT}{index}"
     for parameter, stored in parameters.items():
         graph.inputs.remove(parameter)
         if parameter.uses():
@@ -109,13 +113,11 @@ def _name_axes(values: Iterable[ir.Value], ports: Iterable[Port]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's own remarks about torch's internals; its errors still raise."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)
+    """Silence the exporter's remarks about torch's internals; its errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        registration.setLevel(level)
+        logging.disable(before)

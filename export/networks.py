@@ -37,11 +37,12 @@ class Port:
 class Network(torch.nn.Module):
     """One network of a model; subclasses call ``module``, whose parameter names the exported graph keeps."""
 
+    role: str  # in the repository
+    component: str  # in the checkpoint
     multiple = 1  # height and width of the latent are multiples of this
 
-    def __init__(self, role: str, module: torch.nn.Module, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+    def __init__(self, module: torch.nn.Module, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
         super().__init__()
-        self.role = role
         self.module = module
         self.inputs = inputs
         self.outputs = outputs
@@ -56,11 +57,14 @@ class Network(torch.nn.Module):
 class TextEncoder(Network):
     """CLIP: token ids -> the last hidden state, named after the denoiser's input that it feeds."""
 
+    role = "text_encoder"
+    component = "text_encoder"
+
     def __init__(self, module: torch.nn.Module) -> None:
         config: Any = module.config
         ids = Port("input_ids", (config.max_position_embeddings,), "int64", below=config.vocab_size)
         states = Port("encoder_hidden_states", (config.max_position_embeddings, config.hidden_size))
-        super().__init__("text_encoder", module, (ids,), (states,))
+        super().__init__(module, (ids,), (states,))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.module(input_ids)[0]
@@ -69,27 +73,34 @@ class TextEncoder(Network):
 class Unet(Network):
     """The denoiser's network: one timestep per row."""
 
+    role = "unet"
+    component = "unet"
+
     def __init__(self, module: torch.nn.Module, conditioning: tuple[Port, ...]) -> None:
         config: Any = module.config
         latent = (config.in_channels, "height", "width")
         timestep = Port("timestep", (), below=1000.0)
-        super().__init__(
-            "unet", module, (Port("sample", latent), timestep, *conditioning), (Port("out_sample", latent),)
-        )
+        super().__init__(module, (Port("sample", latent), timestep, *conditioning), (Port("out_sample", latent),))
+        self.sample_size = int(config.sample_size)
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
 
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> torch.Tensor:
         return self.module(sample, timestep, encoder_hidden_states, return_dict=False)[0]
 
 
 class VaeDecoder(Network):
     """The second half of the autoencoder: unscaled latent -> pixels in about [-1, 1]."""
 
+    role = "vae_decoder"
+    component = "vae"
+
     def __init__(self, module: torch.nn.Module) -> None:
         config: Any = module.config
         latent = Port("latent_sample", (config.latent_channels, "height", "width"))
         pixels = Port("sample", (config.out_channels, "image_height", "image_width"))
-        super().__init__("vae_decoder", module, (latent,), (pixels,))
+        super().__init__(module, (latent,), (pixels,))
         self.factor = 2 ** (len(config.block_out_channels) - 1)
 
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:

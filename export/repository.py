@@ -16,6 +16,7 @@ from export.families import Model
 from export.graph import trace
 from export.networks import Network
 from export.triton_config import config_pbtxt
+from export.weights import remember
 from service.engines import contract
 from service.engines.contract import DESCRIPTION, ModelDescription
 
@@ -38,7 +39,12 @@ def write(
         networks = {}
         for network in model.networks:
             progress(network.role)
-            networks[network.role] = _write_onnx(network, staging / f"{name}_{network.role}", weights)
+            components = {network.component: network.module}
+            if network is model.denoiser:
+                components["scheduler"] = model.scheduler
+            graph = trace(network, weights)
+            graph.metadata_props.update(remember(components))
+            networks[network.role] = _write_onnx(network, graph, staging / f"{name}_{network.role}")
         progress("description")
         description, files = describe(model, networks, name=name, default_preset=default_preset, sizes=sizes)
         for entry in networks.values():
@@ -50,10 +56,10 @@ def write(
     return description
 
 
-def _write_onnx(network: Network, folder: Path, weights: torch.dtype) -> contract.Network:
+def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:
     file = folder / "1" / ONNX
     file.parent.mkdir(parents=True)
-    ir.save(trace(network, weights), file)
+    ir.save(graph, file)
     return contract.Network(
         entry=folder.name,
         file=ONNX,

@@ -1,6 +1,6 @@
-"""Compares the torch modules of a checkpoint with the exported networks on the same random inputs."""
+"""Compares the torch modules of a checkpoint with the exported networks, on the same random inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,63 +9,76 @@ import onnxruntime
 import torch
 
 from export.families import Model
-from export.networks import Network
-from service.engines.contract import load_descriptions
-from service.errors import UnknownModel
+from export.networks import Network, Tensors
+from export.weights import find
+from service.engines.contract import Latent
 
-CASES = ((1, 2, 2), (2, 2, 3), (3, 5, 2))  # rows, height, width in multiples of what the network takes
-TOLERANCE = 1e-4  # of the largest value of the output
+CASES = ((1, 2, 2), (2, 2, 3), (3, 5, 2))  # rows, height and width in multiples of what the network takes
+TOLERANCE = 1e-4  # of the largest value of an output
+STEPS = 4
+PICTURE_DB = 50.0
+
+Run = Callable[[Network, Tensors], Tensors]
 
 
 @dataclass(frozen=True)
-class Drift:
-    """The largest difference of one output over one case."""
+class Finding:
+    """One comparison in words, and whether it passed."""
 
-    network: str
-    output: str
-    shape: tuple[int, ...]
-    absolute: float
-    relative: float
-
-    @property
-    def ok(self) -> bool:
-        """Within the rounding of fp32 arithmetic; NaN is not."""
-        return self.relative <= TOLERANCE
-
-    def __str__(self) -> str:
-        verdict = "ok" if self.ok else "DRIFT"
-        return f"{self.network} {self.output} {list(self.shape)}  abs {self.absolute:.1e}  rel {self.relative:.1e}  {verdict}"
+    text: str
+    ok: bool
 
 
-def compare(model: Model, repository: Path, name: str) -> Iterator[Drift]:
-    """Drift of every output of every network over several batch sizes and sizes, one timestep per row."""
-    descriptions = load_descriptions(repository)
-    if name not in descriptions:
-        known = ", ".join(descriptions) or "none"
-        raise UnknownModel(f"{repository} holds no model {name}; its models: {known}", field="name")
-    description, _ = descriptions[name]
-    for network in model.networks:
-        entry = description.networks[network.role]
-        yield from _compare(network, repository / entry.entry / "1" / entry.file)
+def compare(model: Model, repository: Path, name: str) -> Iterator[Finding]:
+    """Drift of every output over several batches and sizes with a timestep per row; then PSNR of a picture."""
+    description, _ = find(repository, name)
+    sessions = {
+        role: onnxruntime.InferenceSession(repository / entry.entry / "1" / entry.file)
+        for role, entry in description.networks.items()
+    }
 
-
-def _compare(network: Network, file: Path) -> Iterator[Drift]:
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    for seed, case in enumerate(CASES):
-        inputs = network.example(*case, seed=seed)
-        with torch.no_grad():
-            expected = network(*inputs)
+    def exported(network: Network, inputs: Tensors) -> Tensors:
         feeds = {port.name: tensor.numpy() for port, tensor in zip(network.inputs, inputs, strict=True)}
-        names = [port.name for port in network.outputs]
-        found = session.run(names, feeds)
-        for output, a, b in zip(names, _tuple(expected), found, strict=True):
-            yield _drift(network.role, output, a.numpy(), b)
+        outputs = sessions[network.role].run([port.name for port in network.outputs], feeds)
+        return tuple(torch.from_numpy(output) for output in outputs)
+
+    for network in model.networks:
+        for seed, case in enumerate(CASES):
+            yield from _drift(network, network.example(*case, seed=seed), exported)
+    yield _psnr(_picture(model, description.latent, _original), _picture(model, description.latent, exported))
 
 
-def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+@torch.no_grad()
+def _original(network: Network, inputs: Tensors) -> Tensors:
+    outputs = network(*inputs)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _drift(network: str, output: str, expected: np.ndarray, found: np.ndarray) -> Drift:
-    absolute = float(np.abs(expected - found).max())
-    return Drift(network, output, found.shape, absolute, absolute / float(np.abs(expected).max()))
+def _drift(network: Network, inputs: Tensors, exported: Run) -> Iterator[Finding]:
+    pairs = zip(_original(network, inputs), exported(network, inputs), strict=True)
+    for port, (expected, found) in zip(network.outputs, pairs, strict=True):
+        absolute = float((expected - found).abs().max())
+        relative = absolute / max(float(expected.abs().max()), 1e-30)
+        ok = relative <= TOLERANCE  # false for NaN
+        text = f"{network.role} {port.name} {list(found.shape)}: max abs {absolute:.1e}, relative {relative:.1e}"
+        yield Finding(text, ok)
+
+
+def _picture(model: Model, latent: Latent, run: Run) -> torch.Tensor:
+    """A few steps of the checkpoint's own scheduler from fixed noise and tokens, decoded."""
+    scheduler, rows = model.scheduler, 2
+    conditioning = run(model.text_encoder, model.text_encoder.example(rows, 1, 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scheduler.set_timesteps(STEPS)
+        x = model.denoiser.example(rows, 4, 4)[0] * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            inputs = (scheduler.scale_model_input(x, t), t.float().expand(rows), *conditioning)
+            x = scheduler.step(run(model.denoiser, inputs)[0], t, x).prev_sample
+    return run(model.vae_decoder, (x / latent.scale + latent.shift,))[0].clamp(-1, 1)
+
+
+def _psnr(expected: torch.Tensor, found: torch.Tensor) -> Finding:
+    error = float((expected - found).double().square().mean())
+    decibel = 10 * np.log10(4 / max(error, 1e-20))
+    return Finding(f"picture after {STEPS} steps: PSNR {decibel:.1f} dB", bool(decibel >= PICTURE_DB))

@@ -13,11 +13,19 @@ from service import __version__
 from service.errors import DarkroomError, InvalidRequest
 
 if TYPE_CHECKING:
+    from service.api.deps import Parts
+    from service.api.schemas import RecipeRequest
     from service.engines.contract import Engine
-    from service.recipe import Recipe
+    from service.images import Format
     from service.settings import Settings
 
-FORMATS = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+FORMATS: "dict[str, Format]" = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+
+
+class Refusal(click.ClickException):
+    """The caller's input cannot be honoured."""
+
+    exit_code = 2
 
 
 class Commands(click.Group):
@@ -27,9 +35,7 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except DarkroomError as error:
-            failure = click.ClickException(error.message)
-            failure.exit_code = 2 if isinstance(error, InvalidRequest) else 1
-            raise failure from error
+            raise (Refusal if isinstance(error, InvalidRequest) else click.ClickException)(error.message) from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader of stdout left; click knows what to do
                 raise
@@ -95,22 +101,24 @@ def serve(**given: Any) -> None:
 @click.option("-o", "--output", required=True, help="File to write (.png, .webp, .jpg); - is PNG on stdout.")
 @recipe_options
 @machine
-def generate(prompt: str | None, output: str, recipe: Path | None, **given: Any) -> None:
+def generate(output: str, recipe: Path | None, **given: Any) -> None:
     """Make one picture of PROMPT, here and now, without a server."""
     from service import images, pipeline
     from service.engines.contract import Ticket
+    from service.recipe import load_presets
     from service.runner import Progress
 
-    output_format = "png" if output == "-" else FORMATS.get(Path(output).suffix.lower())
-    if output_format is None:
+    suffix = ".png" if output == "-" else Path(output).suffix.lower()
+    if suffix not in FORMATS:
         raise click.BadParameter(f"the name must end in one of {', '.join(FORMATS)}", param_hint="--output")
+    output_format = FORMATS[suffix]
     settings = settings_with(given)
     engine = opened(settings)
-    settled = wanted(prompt, recipe, given).resolved(settings, engine, load_presets())
+    settled = wanted(recipe, given).resolved(settings, engine, load_presets())
     as_json = settled.model_dump(mode="json")
     images.check_fits(as_json, output_format)
     with click.progressbar(length=len(settled.sigmas) - 1, label="developing", file=sys.stderr) as bar:
-        progress = Progress(settled, Ticket(), on_step=lambda step, _: bar.update(step - bar.pos))
+        progress = Progress(settled, Ticket(), lambda progress, *_: bar.update(progress.step - bar.pos))
         picture = pipeline.generate(engine, settled, Ticket(), progress)
     with click.open_file(output, "wb", atomic=output != "-") as file:
         file.write(images.encode(picture.pixels, as_json, output_format))
@@ -119,23 +127,24 @@ def generate(prompt: str | None, output: str, recipe: Path | None, **given: Any)
 
 
 @main.command()
-@click.argument("prompt", default="")
+@click.argument("prompt", required=False)
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @machine
-def explain(prompt: str, recipe: Path | None, as_json: bool, **given: Any) -> None:
+def explain(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Resolve a recipe and show every network call it would make, without making any."""
     from service import pipeline
     from service.recipe import load_presets
 
     settings = settings_with(given)
     engine = opened(settings)
-    settled = wanted(prompt, recipe, given).resolved(settings, engine, load_presets())
+    settled = wanted(recipe, given, prompt="").resolved(settings, engine, load_presets())
     calls = pipeline.explain(engine.models[settled.model], settled)
-    document = {"recipe": settled.model_dump(mode="json"), "steps": [call._asdict() for call in calls]}
+    fields = settled.model_dump(mode="json")
     if as_json:
-        return click.echo(json.dumps(document, indent=2))
-    for name, value in document["recipe"].items():
+        click.echo(json.dumps({"recipe": fields, "steps": [call._asdict() for call in calls]}, indent=2))
+        return
+    for name, value in fields.items():
         if name != "sigmas":
             click.echo(f"{name:20} {json.dumps(value, ensure_ascii=False)}")
     rows = [(c.step, f"{c.sigma:.4f}", f"{c.timestep:.2f}", " ".join(c.rows), c.nfe) for c in calls]
@@ -150,7 +159,9 @@ def presets(as_json: bool) -> None:
 
     found = load_presets().values()
     if as_json:
-        return click.echo(json.dumps([preset.model_dump(mode="json", exclude_unset=True) for preset in found], indent=2))
+        listed = [preset.model_dump(mode="json", exclude_unset=True) for preset in found]
+        click.echo(json.dumps(listed, indent=2))
+        return
     rows = []
     for preset in found:
         recipe = preset.recipe
@@ -168,9 +179,18 @@ def models(as_json: bool, **given: Any) -> None:
     engine = opened(settings_with(given))
     cards = catalogue.models(engine)
     if as_json:
-        return click.echo(json.dumps([card.model_dump() for card in cards], indent=2))
+        click.echo(json.dumps([card.model_dump() for card in cards], indent=2))
+        return
     rows = [(card.id, ", ".join(card.sizes), card.default_preset, card.engine, card.digest) for card in cards]
     click.echo(table(("model", "sizes", "default preset", "engine", "digest"), rows))
+
+
+def welcome(address: str, parts: "Parts") -> str:
+    """What someone who has just started the service wants to know."""
+    engine = parts.engine
+    curl = f"""curl {address}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \\
+       -d '{{"prompt": "a red boat on the sea at dusk"}}' -o picture.png"""
+    return f"Darkroom serves {', '.join(engine.models)} ({engine.name}, {engine.precision}): {address}\n  {curl}"
 
 
 def settings_with(given: dict[str, Any]) -> "Settings":
@@ -195,13 +215,17 @@ def opened(settings: "Settings") -> "Engine":
     return open_engine(settings)
 
 
-def wanted(prompt: str | None, recipe: Path | None, given: dict[str, Any]) -> "ExplainRequest":
-    """The recipe file's fields with the options of the command line on top."""
+def wanted(file: Path | None, given: dict[str, Any], **fallback: Any) -> "RecipeRequest":
+    """The recipe of a file (JSON, or a picture made here) with the options of the command line on top."""
     from service import images
     from service.api import body
-    from service.api.schemas import ImageRequest
+    from service.api.schemas import RecipeRequest
+    from service.recipe import merge
 
-    ...
+    options = {name: given[name] for name in RecipeRequest.model_fields if given.get(name) is not None}
+    data = file.read_bytes() if file else b"{}"
+    recipe = body.parse(data) if data.lstrip()[:1] == b"{" else images.recipe_of(data)
+    return RecipeRequest.parse(fallback | merge(recipe, options))
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

@@ -2,8 +2,9 @@
 
 import logging
 import math
+import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,8 @@ from service import __version__
 from service.api import access, errors, health, openai, schema
 from service.api.deps import Parts
 from service.engines.contract import Engine
-from service.errors import DarkroomError
+from service.engines.factory import open_engine
+from service.errors import DarkroomError, Unavailable
 from service.metrics import Metrics
 from service.recipe import load_presets
 from service.runner import Runner
@@ -63,6 +65,32 @@ async def warm(runner: Runner) -> None:
         log.warning("not ready: %s", error.message)
 
 
+def serve(settings: Settings, announce: Callable[[str, Parts], None]) -> None:
+    """Serve until a signal; ``announce`` gets the address once pictures can be asked for."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(access.JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    with bound(settings.host, settings.port) as listener:
+        app = create_app(settings)
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        Server(app, settings, lambda: announce(address, app.state.parts)).run([listener])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket bound early, so that a port in use is found before the engine is opened."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
 class Page:
     """The playground's files where no route matches, so that they never hide a route's 404 or 405."""
 
@@ -77,13 +105,19 @@ class Page:
 class Server(uvicorn.Server):
     """uvicorn that drains: after SIGTERM nothing is admitted, what is in progress is finished, then it stops."""
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, started: Callable[[], None]) -> None:
         limit = math.ceil(settings.drain_seconds)
         super().__init__(
             uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=limit)
         )
         self._runner: Runner = app.state.parts.runner
         self._drain_seconds, self._drain_ends = settings.drain_seconds, 0.0
+        self._on_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The engine is warm and the listener open when this returns."""
+        await super().startup(sockets)
+        self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Second: stop now."""

@@ -189,13 +189,13 @@ def resolve(
     for name, fact in facts.items():
         if given.get(name, fact) != fact:
             raise InvalidRequest(f"{name} is {given[name]!r} in the request but {fact!r} here", field=name)
-    values = DEFAULTS | _merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
+    values = DEFAULTS | merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
     values |= _size(given, model)
     values |= {"sampler_options": _options("sampler", values, SAMPLERS)}
     return Recipe(**(values | _schedule(values, model, max_steps)))
 
 
-def _merge(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def merge(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The request's fields replace the preset's; what depended on a replaced field goes with it."""
     dependants = {
         "sampler": ("sampler_options",),

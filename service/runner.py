@@ -22,7 +22,7 @@ FRESH = 30.0  # seconds for which one successful network call proves the engine
 PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
 GUESS = 5.0  # seconds per picture, until one has been made
 
-OnStep = Callable[[int, Array], None]  # (steps done, x0)
+After = Callable[["Progress", Array, float], None]  # after an evaluation: progress, x0, its seconds
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,22 @@ class Made:
 
 
 class Progress:
-    """The outermost denoiser wrapper: interrupts between network calls, counts steps, measures."""
+    """The outermost denoiser wrapper: interrupts between network calls, counts, tells ``after`` what it saw."""
 
-    def __init__(self, recipe: Recipe, ticket: Ticket, done: Callable[[float], None], on_step: OnStep | None = None):
+    def __init__(self, recipe: Recipe, ticket: Ticket, after: After) -> None:
         self.total = len(recipe.sigmas) - 1
-        self.step = 0
-        self._sigmas, self._ticket, self._done, self._on_step = recipe.sigmas[:-1], ticket, done, on_step
+        self.step = self.evaluations = 0
+        self._sigmas, self._ticket, self._after = recipe.sigmas[:-1], ticket, after
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
         def watched(x: Array, sigma: float) -> Denoised:
             self._ticket.check()
             started = time.perf_counter()
             denoised = denoise(x, sigma)
-            self._done(time.perf_counter() - started)
-            # by sigma, not by counting: Heun evaluates twice a step, others in between
-            self.step = max(self.step, sum(s >= sigma for s in self._sigmas), 1)
-            if self._on_step:
-                self._on_step(self.step, denoised.x0)
+            self.evaluations += 1
+            # found by sigma, not by counting: Heun evaluates twice in a step
+            self.step = max(self.step, 1, sum(level >= sigma for level in self._sigmas))
+            self._after(self, denoised.x0, time.perf_counter() - started)
             return denoised
 
         return watched
@@ -185,10 +184,10 @@ class Runner:
         """One picture from its recipe to its bytes, in a worker thread."""
         started = time.perf_counter()
 
-        def evaluated(seconds: float) -> None:
+        def evaluated(progress: Progress, _: Array, seconds: float) -> None:
             self._proven = time.monotonic()
             self._metrics.step.observe(seconds)
-            if progress.step == 0:
+            if progress.evaluations == 1:
                 self._metrics.first_step.observe(time.perf_counter() - submitted)
 
         progress = Progress(recipe, order.ticket, evaluated)

@@ -7,6 +7,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from export import families
+from export.checkpoint import Checkpoint
+from export.repository import write
+from service.engines.contract import ModelDescription
+
 
 def clip_tokenizer(max_length: int = 77) -> CLIPTokenizer:
     """CLIP's byte-level BPE with no merges: one token per byte, plain and at the end of a word."""
@@ -82,3 +87,9 @@ def tiny_sd(
     )
     pipeline.save_pretrained(directory)
     return directory
+
+
+def export_tiny(checkpoint: Path, repository: Path, name: str = "tiny") -> ModelDescription:
+    """Export a small checkpoint as the command line does."""
+    model = families.load(Checkpoint(checkpoint), torch.float16)
+    return write(model, repository, name=name, default_preset="balanced", sizes=[(16, 16), (32, 16)])

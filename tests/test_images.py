@@ -23,7 +23,10 @@ RECIPE = {"prompt": 'a "red" boat\n\u2028 café 🚤', "seed": 2**53 - 1, "sigma
 @given(
     recipe=st.dictionaries(
         st.text(st.characters(codec="utf-8", exclude_characters="\0")),
-        st.none() | st.integers() | st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.lists(st.floats(allow_nan=False)),
+        st.none()
+        | st.integers()
+        | st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+        | st.lists(st.floats(allow_nan=False)),
     )
 )
 def test_the_recipe_comes_back_from_the_bytes(name: str, recipe: dict[str, object]) -> None:

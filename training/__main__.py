@@ -55,5 +55,78 @@ def unet(config: Any, deadline: str | None) -> None:
     stage.train(config, deadline)
 
 
+@main.command()
+@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.pass_obj
+def autoencoder(config: Any, deadline: str | None) -> None:
+    """Fit the PCA and train the decoder; resumes from its checkpoint."""
+    from training import decoder
+
+    decoder.train(config, deadline)
+    for name, value in decoder.psnr(config).items():
+        click.echo(f"{name:8s} {value:.2f} dB")
+
+
+@main.command()
+@click.pass_obj
+def publish(config: Any) -> None:
+    """Write the diffusers directory from the latest checkpoints."""
+    from training import publish as stage
+
+    click.echo(stage.publish(config))
+
+
+@main.command()
+@click.pass_obj
+def judge(config: Any) -> None:
+    """Train the judge on renders of its own seeds and print its accuracy on held-out ones."""
+    from training import judge as stage
+
+    for name, accuracy in stage.train(config).items():
+        click.echo(f"{name:9s} {accuracy:.3f}")
+
+
+@main.command()
+@click.option("--prompts", type=int, help="Number of held-out prompts; default from the configuration.")
+@click.pass_obj
+def evaluate(config: Any, prompts: int | None) -> None:
+    """Judge generated pictures: accuracy with 95 % intervals, ceiling on renders, floor with shuffled prompts."""
+    from training import evaluate as stage
+
+    click.echo(stage.format_table(stage.evaluate(config, prompts)))
+
+
+@main.command()
+@click.option("--prompts", type=click.Path(exists=True, path_type=Path), help="Text file, one prompt a line.")
+@click.option("--world", type=int, help="Show this many renders instead of generated pictures.")
+@click.option("--output", type=click.Path(path_type=Path), help="PNG file; default in runs.")
+@click.pass_obj
+def sheet(config: Any, prompts: Path | None, world: int | None, output: Path | None) -> None:
+    """Draw a contact sheet of uncurated pictures: prompt i with seed i."""
+    from training import pictures
+
+    target = output or config.paths.runs / ("world.png" if world else "sheet.png")
+    lines = prompts.read_text().splitlines() if prompts else list(pictures.PROMPTS)
+    click.echo(pictures.world_sheet(config, world, target) if world else pictures.sheet(config, lines, target))
+
+
+@main.command()
+@click.pass_obj
+def curve(config: Any) -> None:
+    """Plot the UNet's training curve."""
+    from training import pictures
+
+    click.echo(pictures.curve(config, config.paths.runs / "curve.png"))
+
+
+@main.command(name="all")
+@click.pass_context
+def everything(context: click.Context) -> None:
+    """Run every stage in order, from nothing to build/postcard and its evaluation (about four hours on two cores)."""
+    for stage in (render, text, autoencoder, features, unet, judge, publish, evaluate, sheet, curve):
+        click.echo(f"== {stage.name}")
+        context.invoke(stage)
+
+
 if __name__ == "__main__":
     main()

@@ -27,7 +27,10 @@ class Source(Protocol):
 
 def scheduler() -> DDPMScheduler:
     """The cosine schedule (Nichol & Dhariwal 2021): beta <= 0.999, so sigma_max is finite."""
-    return DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+    return DDPMScheduler(
+        STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False,
+        timestep_spacing="trailing", steps_offset=1,
+    )  # fmt: skip
 
 
 def build(config: Any) -> UNet2DConditionModel:
@@ -70,7 +73,7 @@ class Trainer:
 
     def __init__(self, net: UNet2DConditionModel, config: Any, rank: int = 0, world: int = 1) -> None:
         u = config.unet
-        self.net, self.u, self.rank, self.world, self.step_number = net, u, rank, world, 0
+        self.net, self.u, self.rank, self.world, self.step_number, self.samples = net, u, rank, world, 0, 0
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True)
@@ -103,6 +106,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step_number += 1
+        self.samples += self.u.batch * self.world
         decay = min(self.u.ema, (1 + self.step_number) / (10 + self.step_number))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
         return float(loss.detach())
@@ -118,13 +122,14 @@ class Trainer:
             g.copy_(part.view_as(g))
 
     def state(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict(), "step": self.step_number}
+        numbers = {"step": self.step_number, "samples": self.samples}
+        return {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()} | numbers
 
     def restore(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.ema = [e.clone() for e in state["ema"]]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number = state["step"]
+        self.step_number, self.samples = state["step"], state["samples"]
 
 
 def checkpoint_path(config: Any) -> Path:
@@ -191,10 +196,9 @@ def _agree(progress: float) -> float:
 
 
 def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float], pictures: int) -> None:
-    u = config.unet
     row = {
         "time": datetime.now().isoformat(timespec="seconds"), "step": trainer.step_number, "seconds": round(clock.elapsed(), 1),
-        "samples": trainer.step_number * u.batch * u.processes, "loss": round(float(np.mean(losses)), 5),
+        "samples": trainer.samples, "loss": round(float(np.mean(losses)), 5),
         "rate": trainer.rate(clock.progress()), "pictures": pictures,
     }  # fmt: skip
     with (config.paths.runs / "unet.jsonl").open("a") as file:

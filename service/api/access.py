@@ -28,7 +28,8 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         request_id, trace_id = identify(Headers(scope=scope))
         record: dict[str, Any] = {"request_id": request_id, "trace_id": trace_id}
         scope.setdefault("state", {})["record"] = record
@@ -38,7 +39,9 @@ class Access:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
             await send(message)
 
         try:

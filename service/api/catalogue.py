@@ -1,13 +1,15 @@
 """What there is to choose from: models, presets, samplers, schedules."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from service.api.schemas import ModelCard, PresetCard, Presets
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.engines.contract import Engine
 from service.errors import UnknownModel
-from service.recipe import Preset, defaults
+from service.recipe import Preset
 
 
 def models(engine: Engine) -> list[ModelCard]:
@@ -45,6 +47,12 @@ def presets(found: Mapping[str, Preset]) -> Presets:
     ]
     return Presets(
         data=cards,
-        samplers={name: defaults(function) for name, function in SAMPLERS.items()},
-        schedules={name: defaults(function) for name, function in SCHEDULES.items()},
+        samplers={name: _options(function) for name, function in SAMPLERS.items()},
+        schedules={name: _options(function) for name, function in SCHEDULES.items()},
     )
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword-only parameters of a sampler or schedule with their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -1,4 +1,4 @@
-"""OpenAPI that is true: request bodies are read by hand, so their schemas are added by hand, with what is known here."""
+"""OpenAPI that is true: bodies are read by hand, so their schemas are added by hand, with the names known here."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
 def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
     """Names and bounds that depend on this service's models, presets and settings."""
     sizes = {size for model in parts.engine.models.values() for size in model.sizes}
-    names = {
+    names: dict[str, list[Any]] = {
         "model": list(parts.engine.models),
         "model_digest": [model.digest for model in parts.engine.models.values()],
         "engine": [parts.engine.name],

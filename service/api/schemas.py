@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from service.engines.contract import Engine
 from service.errors import InvalidRequest
@@ -27,17 +27,14 @@ class RecipeRequest(Overrides):
 
     size: str | None = Field(None, pattern=SIZE, description='"auto" or "WIDTHxHEIGHT"', examples=["256x256"])
 
-    @model_validator(mode="after")
-    def _size_agrees(self) -> "RecipeRequest":
-        if not {self.width, self.height} <= {None} and self.dimensions() != (self.width, self.height):
-            raise ValueError("size contradicts width and height")
-        return self
-
     def dimensions(self) -> tuple[int | None, int | None]:
+        """Width and height, from whichever field names them."""
         if self.size is None or self.size == "auto":
             return self.width, self.height
-        width, _, height = self.size.partition("x")
-        return int(width), int(height)
+        width, height = map(int, self.size.split("x"))
+        if (self.width or width, self.height or height) != (width, height):
+            raise InvalidRequest(f"size {self.size} contradicts width and height", field="size")
+        return width, height
 
     def resolved(self, settings: Settings, engine: Engine, presets: Mapping[str, Preset]) -> Recipe:
         """The recipe; what the service decides for a request that leaves it open (model, seed) is decided here."""
@@ -46,6 +43,7 @@ class RecipeRequest(Overrides):
                 raise InvalidRequest(f"{name} is longer than {settings.max_prompt_chars} characters", field=name)
         given = {name: getattr(self, name) for name in self.model_fields_set & Overrides.model_fields.keys()}
         given["width"], given["height"] = self.dimensions()
+        given["prompt"] = self.prompt  # its default counts too
         given["model"] = self.model or default_model(settings, engine)
         given["seed"] = secrets.randbelow(SEEDS) if self.seed is None else self.seed
         overrides, limit = Overrides.model_construct(**given), settings.max_steps
@@ -137,8 +135,8 @@ class Presets(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[PresetCard]
-    samplers: dict[str, dict[str, float | None]]
-    schedules: dict[str, dict[str, float | None]]
+    samplers: dict[str, dict[str, float | str | None]]
+    schedules: dict[str, dict[str, float | str | None]]
 
 
 class Evaluation(BaseModel):

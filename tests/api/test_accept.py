@@ -28,7 +28,9 @@ def test_the_best_offer_wins(header: str, offer: str) -> None:
     assert best(header) == offer
 
 
-@pytest.mark.parametrize("header", ["text/html", "image/gif", "image/png;q=0", "image/png;q=high", "png", ";", "*/*;q=0"])
+@pytest.mark.parametrize(
+    "header", ["text/html", "image/gif", "image/png;q=0", "image/png;q=high", "png", ";", "*/*;q=0"]
+)
 def test_nothing_acceptable(header: str) -> None:
     with pytest.raises(NotAcceptable):
         best(header)

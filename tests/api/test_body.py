@@ -11,7 +11,11 @@ from service.errors import InvalidRequest
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 value = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**28), 10**28) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**28), 10**28)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
     lambda inner: st.lists(inner) | st.dictionaries(text, inner),
     max_leaves=10,
 )
@@ -37,7 +41,7 @@ def test_what_json_says_is_what_is_read(document: dict[str, object]) -> None:
         (b'{"seed": 1e999}', "seed", "finite"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", "seed", "finite"),
         (b'{"prompt": "\xff"}', None, "not UTF-8"),
-        (b'\xff\xfe{\0}\0', None, "not UTF-8"),
+        (b"\xff\xfe{\0}\0", None, "not UTF-8"),
         (b'{"prompt": "a\\u0000b"}', "prompt", "NUL"),
         (b'{"prompt": "\\ud83d"}', "prompt", "surrogate"),
         (b'{"tags": ["a\\u0000b"]}', "tags", "NUL"),

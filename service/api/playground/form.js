@@ -13,13 +13,16 @@ const OPTIONS = ["sampler_options", "schedule_options"];
 
 let offered; // {models, presets, samplers, schedules}
 
+const cost = ({ recipe }) => recipe.num_inference_steps ?? recipe.sigmas?.length ?? 0;
+
 export function setUp(what) {
-  offered = what;
+  offered = { ...what, presets: what.presets.toSorted((a, b) => cost(a) - cost(b)) };
   fields.model.replaceChildren(...offered.models.map(({ id }) => el("option", { value: id }, id)));
   byId("presets").replaceChildren(...offered.presets.map(presetCard));
+  for (const name of ["sampler", "schedule"])
+    fields[name].replaceChildren(...["", ...Object.keys(offered[`${name}s`])].map((value) => el("option", { value }, value)));
   choose([model().default_preset]);
   fillSizes();
-  fields.seed.value = randomSeed();
 }
 
 function presetCard({ id, title, description, evidence }) {
@@ -37,7 +40,9 @@ export function sketch(plans) {
   }
 }
 
-export const model = () => offered.models.find(({ id }) => id === fields.model.value);
+export const model = () => offered.models.find(({ id }) => id === fields.model.value) ?? offered.models[0];
+
+export const presets = () => offered.presets;
 
 export const preset = (id) => offered.presets.find((one) => one.id === id);
 
@@ -61,16 +66,14 @@ export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 // Labels, placeholders and options that follow from the chosen presets. `recipe`: their resolved recipes.
 export function follow(recipes) {
-  const common = (name, show = String) => {
-    const values = new Set(recipes.map((recipe) => show(recipe[name])));
+  const common = (name) => {
+    const values = new Set(recipes.map((recipe) => recipe[name]));
     return values.size === 1 ? [...values][0] : undefined;
   };
-  for (const [name, known] of [["sampler", offered.samplers], ["schedule", offered.schedules]]) {
-    const value = fields[name].value;
-    const first = el("option", { value: "" }, common(name) ? `${common(name)} (preset)` : "as each preset");
-    fields[name].replaceChildren(first, ...Object.keys(known).map((key) => el("option", { value: key }, key)));
-    fields[name].value = value;
-    optionFields(byId(`${name}-options`), `${name}_options`, known[value || common(name)] ?? {});
+  for (const name of ["sampler", "schedule"]) {
+    const known = offered[`${name}s`];
+    fields[name].options[0].text = common(name) ? `${common(name)} (preset)` : "as each preset";
+    optionFields(byId(`${name}-options`), `${name}_options`, known[fields[name].value || common(name)] ?? {});
   }
   for (const name of NUMBERS) fields[name].placeholder = common(name) ?? "as each preset";
   revealPairs();
@@ -133,21 +136,25 @@ export function clearOverrides() {
   for (const input of form.querySelectorAll(".options input, .pair input")) input.value = "";
 }
 
-// Puts a request back into the form; `recipe` is what its preset resolves to.
-export function fill(body, recipe) {
-  clearOverrides();
-  for (const name of ["prompt", "model", ...TEXTS, ...NUMBERS]) if (name in body) fields[name].value = body[name];
+// Puts a request back into the form: first what it chooses, then, once its preset is known, what it changes.
+export function fill(body) {
+  if ("prompt" in body) fields.prompt.value = body.prompt;
+  if ("model" in body) fields.model.value = body.model;
   fillSizes();
   if ("size" in body) fields.size.value = body.size;
-  if ("preset" in body) choose([body.preset]);
+  if ("preset" in body) choose(body.preset.split(","), body.preset.includes(","));
   if ("seed" in body) keepSeed(body.seed);
-  if ("sigmas" in body) fields.sigmas.value = [body.sigmas].flat().join(", ");
+}
+
+export function fillOverrides(body, recipe) {
+  clearOverrides();
+  for (const name of [...TEXTS, ...NUMBERS]) if (name in body) fields[name].value = body[name];
   for (const name of Object.keys(PAIRS)) if (name in body) fillPair(name, body[name]);
-  follow([{ ...recipe, ...body }]);
+  if ("sigmas" in body) fields.sigmas.value = [body.sigmas].flat().join(", ");
+  follow(recipe ? [recipe] : []); // makes the inputs of the options
   for (const name of OPTIONS)
     for (const [key, value] of Object.entries(body[name] ?? {}))
       if (fields[`${name}.${key}`]) fields[`${name}.${key}`].value = value;
-  follow([recipe]);
 }
 
 function fillPair(name, value) {
@@ -155,7 +162,8 @@ function fillPair(name, value) {
   for (const key of PAIRS[name]) fields[`${name}.${key}`].value = value?.[key] ?? "";
 }
 
+// null gives every picture a new seed.
 export function keepSeed(seed) {
-  fields.seed.value = seed;
-  fields.keep.checked = true;
+  fields.seed.value = seed ?? "";
+  fields.keep.checked = seed !== null;
 }

@@ -1,0 +1,204 @@
+// The page: asks the service what there is, then turns the form into pictures.
+
+import * as api from "./api.js";
+import { byId, el } from "./dom.js";
+import { drawChart, drawLegend, drawSteps } from "./curve.js";
+import { addToFilm, markOnFilm } from "./film.js";
+import { clearErrors, showError } from "./fields.js";
+import * as form from "./form.js";
+import { fromHash, toHash } from "./recipe.js";
+import * as stage from "./stage.js";
+
+const EXAMPLES = [
+  "mountains at dawn", "the sea at night", "a red ball in the desert at sunset", "a blue cube in a meadow", "a pine forest at noon",
+  "a yellow ring in the snow",
+];
+const COLOURS = 6; // of curves
+const NARROW = matchMedia("(max-width: 60rem)");
+
+const page = byId("recipe");
+const fields = page.elements;
+const plans = {}; // model -> [{recipe, steps}] of every preset alone
+let running = null; // AbortController of the pictures in progress
+let asking = null; // AbortController of the explanation in progress
+let curves = [];
+let shown = null; // the pictures on the stage
+
+async function start() {
+  const [models, { data: presets, samplers, schedules }] = await Promise.all([api.models(), api.presets()]);
+  form.setUp({ models, presets, samplers, schedules });
+  await readHash();
+  stage.expose([""], fields.size.value);
+  await refresh();
+}
+
+// What every preset is on the chosen model; asked once per model.
+async function presetPlans() {
+  const { id: model, engine, precision } = form.model();
+  const ask = ({ id }) => api.explain({ prompt: "", model, preset: id, seed: 0 });
+  plans[model] ??= Promise.all(form.presets().map(ask));
+  const known = Object.fromEntries((await plans[model]).map((plan) => [plan.recipe.preset, plan]));
+  form.sketch(known);
+  byId("service").textContent = `${model} on ${engine}, ${precision}`;
+  return known;
+}
+
+// Everything that follows from the form: labels, curves, complaints.
+async function refresh() {
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const known = await presetPlans();
+  form.follow(form.chosen().map((id) => known[id].recipe));
+  let active = {};
+  try {
+    const found = await Promise.all(form.bodies().map((body) => api.explain(body, signal)));
+    active = Object.fromEntries(found.map((plan) => [plan.recipe.preset, plan]));
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    showError(error, { focus: false });
+  }
+  curves = form.presets().map(({ id, title }, index) =>
+    ({ title, series: index % COLOURS, active: id in active, plan: active[id] ?? known[id] }));
+  drawChart(byId("chart"), curves);
+  drawLegend(byId("legend"), curves);
+  drawSteps(byId("steps-table"), curves);
+}
+
+async function generate() {
+  if (running) return;
+  clearErrors();
+  const bodies = form.bodies();
+  const seed = bodies[0].seed ?? form.randomSeed();
+  for (const body of bodies) body.seed = seed;
+  running = new AbortController();
+  const finish = begin(bodies);
+  const sheet = [];
+  const made = await Promise.allSettled(bodies.map((body, index) => develop(body, index, sheet, bodies.length > 1)));
+  running = null;
+  finish();
+  const prints = sheet.filter(Boolean);
+  for (const print of prints) addToFilm(print, () => show(prints, print));
+  if (prints.length) {
+    history.replaceState(null, "", toHash({ ...bodies[0], preset: bodies.map(({ preset }) => preset).join(",") }));
+    await select(sheet, prints[0]);
+  } else if (shown) await show(shown, shown[0]);
+  else stage.expose([""], bodies[0].size);
+  report(made.find(({ status }) => status === "rejected")?.reason);
+}
+
+async function develop(body, index, sheet, several) {
+  try {
+    const print = await api.generate(body, running.signal);
+    print.title = form.preset(body.preset).title;
+    sheet[index] = print;
+    stage.place(index, print, several && (() => select(sheet, print)));
+  } catch (error) {
+    stage.fail(index, error.name === "AbortError" ? "Cancelled" : error.message);
+    throw error;
+  }
+}
+
+function report(error) {
+  const cancelled = error?.name === "AbortError";
+  byId("status").textContent = cancelled ? "Cancelled." : error ? "Not developed." : "Developed.";
+  if (error && !cancelled) showError(error);
+}
+
+// Shows that work is in progress; returns what ends it.
+function begin(bodies) {
+  stage.expose(bodies.map(({ preset }) => form.preset(preset).title), bodies[0].size);
+  stage.busy(true);
+  page.classList.add("running");
+  if (NARROW.matches) byId("stage").scrollIntoView();
+  const started = performance.now();
+  const tick = stage.clock();
+  byId("status").textContent = "Developing";
+  const ticking = setInterval(() => tick((performance.now() - started) / 1000), 100);
+  return () => {
+    clearInterval(ticking);
+    stage.busy(false);
+    page.classList.remove("running");
+  };
+}
+
+async function show(prints, print) {
+  const { width, height } = print.recipe;
+  stage.expose(prints.map(({ title }) => title), `${width}x${height}`);
+  prints.forEach((one, index) => stage.place(index, one, prints.length > 1 && (() => select(prints, one))));
+  await select(prints, print);
+}
+
+// The facts of one of the pictures on the stage. A sheet may have gaps where pictures failed.
+async function select(sheet, print) {
+  shown = sheet.filter(Boolean);
+  stage.pick(sheet.indexOf(print));
+  markOnFilm(print);
+  const { model, preset } = print.recipe;
+  const { recipe } = (await plans[model]).find((plan) => plan.recipe.preset === preset);
+  stage.describe(print, recipe, reuse);
+}
+
+async function reuse(request) {
+  await putBack(request);
+  byId("status").textContent = "The recipe is in the form.";
+  byId("generate").focus();
+  await refresh();
+}
+
+async function readHash() {
+  const request = fromHash(location.hash);
+  if (Object.keys(request).length) await putBack(request);
+}
+
+async function putBack(request) {
+  form.fill(request);
+  const known = await presetPlans();
+  form.fillOverrides(request, known[form.chosen()[0]]?.recipe);
+}
+
+function guarded(work) {
+  return (event) => {
+    event?.preventDefault();
+    return work(event).catch(showError);
+  };
+}
+
+function changed({ target }) {
+  clearErrors();
+  if (target.name === "compare") form.choose(form.chosen(), target.checked);
+  if (target.name === "model") form.fillSizes();
+  if (target.name === "keep") form.keepSeed(target.checked ? shown?.[0].recipe.seed ?? form.randomSeed() : null);
+  return refresh();
+}
+
+const shortcut = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
+byId("shortcut").textContent = shortcut;
+byId("examples").append(...EXAMPLES.map((text) => el("li", {}, el("button", {
+  type: "button",
+  onclick() {
+    fields.prompt.value = text;
+    fields.prompt.focus();
+  },
+}, text))));
+
+page.addEventListener("submit", guarded(generate));
+page.addEventListener("change", guarded(changed));
+fields.seed.addEventListener("input", () => (fields.keep.checked = true));
+byId("dice").addEventListener("click", guarded(async () => form.keepSeed(form.randomSeed())));
+byId("clear").addEventListener("click", guarded(async () => {
+  form.clearOverrides();
+  await refresh();
+}));
+byId("cancel").addEventListener("click", () => running?.abort());
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) page.requestSubmit();
+});
+addEventListener("hashchange", guarded(async () => {
+  await readHash();
+  await refresh();
+}));
+new ResizeObserver(() => curves.length && drawChart(byId("chart"), curves)).observe(byId("chart"));
+
+guarded(start)();

@@ -1,0 +1,143 @@
+"""Two libraries that run ONNX files on this CPU, behind one seam. OpenVINO where it has a wheel, else ONNX Runtime."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol, cast
+
+from service.engines.contract import Array
+from service.engines.tensors import Inputs
+from service.errors import Unavailable
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Executable = Callable[[Inputs], list[Array]]
+Shapes = Mapping[str, tuple[int, ...]]  # input name -> shape with its rows
+
+
+class Runtime(Protocol):
+    """Compiles a network for fixed input shapes; ``streams`` calls at a time share the ``threads`` evenly."""
+
+    precision: str
+    threads: int
+
+    def compile(self, file: Path, sha256: str, shapes: Shapes, streams: int) -> Executable: ...
+
+
+def open_runtime(settings: Settings) -> Runtime:
+    """The best runtime that is installed, with the settings' precision and threads."""
+    threads = settings.threads or available_cores()
+    if importlib.util.find_spec("openvino"):
+        return OpenVino(settings.precision, threads, settings.cache_dir)
+    return OnnxRuntime(settings.precision, threads)
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OpenVino:
+    """OpenVINO's CPU plugin; compiled networks are kept in ``cache`` under everything that they depend on."""
+
+    def __init__(self, precision: str, threads: int, cache: Path) -> None:
+        import openvino
+
+        self.threads = threads
+        self._core = openvino.Core()
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in capabilities:
+            raise Unavailable("this CPU has no bf16 arithmetic; set DARKROOM_PRECISION to auto or fp32")
+        self.precision = "bf16" if precision != "fp32" and "BF16" in capabilities else "fp32"
+        self._cache = cache
+        self._identity = (
+            openvino.get_version(),
+            self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            sorted(capabilities),
+        )
+
+    def compile(self, file: Path, sha256: str, shapes: Shapes, streams: int) -> Executable:
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # pinned threads starve where other work shares the cores
+        }
+        key = hashlib.sha256(repr((sha256, sorted(shapes.items()), options, self._identity)).encode()).hexdigest()
+        blob = self._cache / f"{key[:32]}.openvino"
+        compiled = self._load(blob, options)
+        if compiled is None:
+            model = self._core.read_model(file)
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            compiled = self._core.compile_model(model, "CPU", options)
+            _write(blob, compiled.export_model().getvalue())
+        return _openvino_executable(compiled, streams)
+
+    def _load(self, blob: Path, options: Mapping[str, object]) -> Any:
+        """The compiled network of an earlier process, or None; a damaged file is as good as none."""
+        try:
+            content = blob.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            log.warning("%s is damaged and is made anew", blob)
+            return None
+        return self._core.import_model(content[32:], "CPU", options)
+
+
+def _write(blob: Path, content: bytes) -> None:
+    """Whole or not at all, with its checksum; a cache that cannot be written costs time, not pictures."""
+    try:
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        partial = blob.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
+        partial.replace(blob)
+    except OSError as error:
+        log.warning("compiled networks cannot be kept: %s", error)
+
+
+def _openvino_executable(compiled: Any, streams: int) -> Executable:
+    """Infer requests hold buffers, so every call borrows one of its own."""
+    idle: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(streams):
+        idle.put(compiled.create_infer_request())
+
+    def execute(inputs: Inputs) -> list[Array]:
+        request = idle.get()
+        try:
+            return list(request.infer(inputs, share_inputs=True).values())
+        finally:
+            idle.put(request)
+
+    return execute
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider, in fp32; one session per file and thread count serves every shape."""
+
+    precision = "fp32"
+
+    def __init__(self, precision: str, threads: int) -> None:
+        if precision == "bf16":
+            raise Unavailable("ONNX Runtime computes in fp32 on CPUs; set DARKROOM_PRECISION to auto or fp32")
+        self.threads = threads
+        self._sessions: dict[tuple[str, int], Any] = {}
+
+    def compile(self, file: Path, sha256: str, shapes: Shapes, streams: int) -> Executable:  # noqa: ARG002
+        import onnxruntime
+
+        threads = max(1, self.threads // streams)
+        if (sha256, threads) not in self._sessions:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            self._sessions[sha256, threads] = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
+        session = self._sessions[sha256, threads]
+        return lambda inputs: cast(list[Array], session.run(None, inputs))

@@ -1,0 +1,127 @@
+"""diffusers' schedulers as the oracle, in double precision, driven by the same analytic network as ours."""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.diffusion.compose import compose
+from service.diffusion.guidance import cfg
+from service.diffusion.parameterization import Parameterization
+from service.diffusion.types import Array, Denoised, Denoiser
+
+BETAS = {
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    "linear": {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    "squaredcos": {"beta_schedule": "squaredcos_cap_v2"},
+}
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+
+
+class _Double:
+    """A module in which float32 means float64."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, "float64" if name == "float32" else name)
+
+
+@contextmanager
+def double_precision(module: Any) -> Iterator[None]:
+    """diffusers casts to float32 in many places; inside, a scheduler's module computes in float64."""
+    module.torch, module.np = _Double(torch), _Double(np)
+    try:
+        yield
+    finally:
+        module.torch, module.np = torch, np
+
+
+@contextmanager
+def scheduler(name: str, noises: Sequence[Array] = (), **config: Any) -> Iterator[Any]:
+    """A diffusers scheduler in double precision; ``noises`` are handed out where it would draw its own."""
+    cls = getattr(importlib.import_module("diffusers"), name)
+    module = importlib.import_module(cls.__module__)
+    supply = iter(noises)
+    original = getattr(module, "randn_tensor", None)
+    if original is not None:
+        module.randn_tensor = lambda *_, **__: torch.from_numpy(next(supply))
+    try:
+        with double_precision(module), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # torch under NumPy 2
+            yield cls(**config)
+    finally:
+        if original is not None:
+            module.randn_tensor = original
+
+
+def alphas_cumprod(betas: str) -> Array:
+    """The cumulative alphas of one of ``BETAS`` in float64."""
+    with scheduler("EulerDiscreteScheduler", **BETAS[betas]) as oracle:
+        return oracle.alphas_cumprod.numpy().copy()
+
+
+def network(x: Array, timestep: float) -> Array:
+    """Smooth, nonlinear, dependent on both arguments: stands for a trained network of any prediction type."""
+    return np.tanh(0.8 * x + np.cos(timestep / 150)) + 0.1 * x
+
+
+def ours(prediction: Any, betas: str) -> tuple[Parameterization, Denoiser]:
+    """The parameterization and the denoiser of ``network``."""
+    parameterization = Parameterization("vp", prediction, alphas_cumprod(betas).tolist())
+
+    def rows(x: Array, timestep: Array, _names: Sequence[str]) -> Array:
+        return np.stack([network(row, clock) for row, clock in zip(x, timestep, strict=True)])
+
+    return parameterization, compose(parameterization.branches(rows), cfg(1.0), [])
+
+
+def recorded(denoise: Denoiser, trajectory: list[Array]) -> Denoiser:
+    """The denoiser, noting every x it sees."""
+
+    def watched(x: Array, sigma: float) -> Denoised:
+        trajectory.append(x)
+        return denoise(x, sigma)
+
+    return watched
+
+
+def trajectory_of(
+    sampler: Callable[..., Array], denoise: Denoiser, x: Array, sigmas: Array, noises: Sequence[Array] = ()
+) -> list[Array]:
+    """Every x that a sampler evaluates, and its result."""
+    seen: list[Array] = []
+    supply = iter(noises)
+    result = sampler(recorded(denoise, seen), x, sigmas, lambda *_: next(supply))
+    return [*seen, result]
+
+
+def oracle_trajectory(
+    oracle: Any, parameterization: Parameterization, x: Array, sigmas: Array, **step: Any
+) -> list[Array]:
+    """The same for a diffusers scheduler on exactly these sigmas, scaled to x0 + sigma * eps.
+
+    The clock is ours: diffusers' multistep schedulers round theirs to integers, which is no part of the solver.
+    """
+    steps, variance_exploding = len(sigmas) - 1, hasattr(oracle, "sigmas") and "Discrete" in type(oracle).__name__
+    oracle.set_timesteps(steps)
+    heun = type(oracle).__name__ == "HeunDiscreteScheduler"
+    levels = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]]) if heun else sigmas
+    oracle.sigmas = torch.from_numpy(levels.copy())
+    oracle.set_begin_index(0)
+    scale = [1.0 if variance_exploding else float(np.sqrt(1 + sigma**2)) for sigma in levels]
+    sample, seen = torch.from_numpy(x / scale[0]), []
+    for i, sigma in enumerate(levels[:-1]):
+        seen.append(sample.numpy() * scale[i])
+        clock = parameterization.sigma_to_timestep(sigma)
+        timestep = oracle.timesteps[i]
+        inputs = oracle.scale_model_input(sample, timestep).numpy()
+        output = torch.from_numpy(network(inputs, clock))
+        extra = {name: torch.from_numpy(values[i]) for name, values in step.items()}
+        sample = oracle.step(output, timestep, sample, **extra).prev_sample
+    return [*seen, sample.numpy()]

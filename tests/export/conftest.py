@@ -1,0 +1,28 @@
+"""One tiny model, exported once per test session."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from service.engines.contract import ModelDescription
+from tests.models import export_tiny, tiny_sd
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint, the repository it became, and the description in it. Read only."""
+
+    checkpoint: Path
+    repository: Path
+    description: ModelDescription
+
+    def onnx(self, role: str) -> Path:
+        entry = self.description.networks[role]
+        return self.repository / entry.entry / "1" / entry.file
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoint = tiny_sd(folder / "checkpoint")
+    return Exported(checkpoint, folder / "repository", export_tiny(checkpoint, folder / "repository"))

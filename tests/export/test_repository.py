@@ -1,0 +1,69 @@
+"""The repository agrees with the contract, and is replaced in whole."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from google.protobuf import text_format
+from tokenizers import Tokenizer
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+from export.repository import write
+from service.engines.contract import DESCRIPTION, load_descriptions
+from tests.export.conftest import Exported
+from tests.models import export_tiny
+
+
+def config(exported: Exported, role: str) -> ModelConfig:
+    entry = exported.description.networks[role].entry
+    return text_format.Parse((exported.repository / entry / "config.pbtxt").read_text(), ModelConfig())
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "unet", "vae_decoder"])
+def test_config_equals_the_contract(exported, role) -> None:
+    network, found = exported.description.networks[role], config(exported, role)
+    assert found.name == network.entry
+    assert found.parameters["digest"].string_value == exported.description.digest
+    for ports, tensors in ((found.input, network.inputs), (found.output, network.outputs)):
+        assert [port.name for port in ports] == [tensor.name for tensor in tensors]
+        for port, tensor in zip(ports, tensors, strict=True):
+            assert DataType.Name(port.data_type) == f"TYPE_{tensor.dtype.upper()}"
+            shape = list(port.reshape.shape) if port.HasField("reshape") else list(port.dims)
+            assert shape == list(tensor.shape)
+            assert math.prod(port.dims) == math.prod(tensor.shape)
+
+
+def test_triton_admits_everything_and_batches_mixed_sizes(exported) -> None:
+    found = config(exported, "unet")
+    assert not found.dynamic_batching.HasField("default_queue_policy")
+    assert [port.name for port in found.input if port.allow_ragged_batch] == ["sample"]
+
+
+def test_description_on_disk_is_the_one_returned(exported) -> None:
+    description, folder = load_descriptions(exported.repository)["tiny"]
+    assert description == exported.description
+    assert description.digest == exported.description.digest
+    assert folder == exported.repository / "tiny_unet" / DESCRIPTION
+    for role, network in description.networks.items():
+        assert hashlib.sha256(exported.onnx(role).read_bytes()).hexdigest() == network.sha256
+
+
+def test_description_says_what_the_checkpoint_is(exported) -> None:
+    description = exported.description
+    scheduler = DDPMScheduler.from_pretrained(exported.checkpoint, subfolder="scheduler")
+    assert description.noise_schedule.prediction == "v"
+    np.testing.assert_array_equal(description.noise_schedule.alphas_cumprod, scheduler.alphas_cumprod.double())
+    assert (description.latent.channels, description.latent.factor, description.latent.scale) == (4, 2, 0.5)
+    assert description.sizes == ((16, 16), (32, 16))
+
+
+@pytest.mark.parametrize("prompt", ["", "a red cube", "Ünïcode 🙂 <|endoftext|> 42"])
+def test_tokenizer_gives_the_ids_of_the_pipeline(exported, prompt) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(exported.checkpoint)
+    (entry,) = exported.description.tokenizers
+    ids = Tokenizer.from_file(str(exported.repository / "tiny_unet" / DESCRIPTION / entry.file)).encode(prompt).ids
+    expected = pipeline.tokenizer(prompt, padding="max_length", max_length=entry.max_length).input_ids
+    assert ids + [entry.pad_id] * (entry.max_length - len(ids)) == expected

@@ -1,0 +1,54 @@
+"""The way back from the repository to torch."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+
+from export.weights import rebuild
+from service.errors import UnknownModel
+from tests.export.conftest import Exported
+
+
+@pytest.fixture(scope="module")
+def pipelines(exported: Exported) -> tuple[StableDiffusionPipeline, StableDiffusionPipeline]:
+    original = StableDiffusionPipeline.from_pretrained(exported.checkpoint)
+    for module in (original.unet, original.text_encoder, original.vae):
+        module.half().float()
+    return original, rebuild(exported.repository, "tiny")
+
+
+def test_rebuilt_modules_compute_the_same_bits(pipelines) -> None:
+    original, rebuilt = pipelines
+    ids = original.tokenizer("a red cube", padding="max_length", return_tensors="pt").input_ids
+    sample = torch.randn(1, 4, 6, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = [pipeline.text_encoder(ids)[0] for pipeline in pipelines]
+        noise = [pipeline.unet(sample, 7, states[0]).sample for pipeline in pipelines]
+        pixels = [pipeline.vae.decode(sample).sample for pipeline in pipelines]
+    for pair in (states, noise, pixels):
+        assert torch.equal(*pair)
+
+
+def test_rebuilt_pipeline_draws_the_same_picture(pipelines) -> None:
+    settings = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "np", "height": 16, "width": 16}
+    pictures = []
+    for pipeline in pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(1)
+        pictures.append(pipeline("a red cube, naïve", negative_prompt="fog", generator=generator, **settings).images)
+    assert pictures[0].std() > 0.01
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_rebuilt_scheduler_has_the_configuration_of_the_checkpoint(pipelines) -> None:
+    original, rebuilt = pipelines
+    assert type(rebuilt.scheduler) is DDPMScheduler
+    assert {k: v for k, v in rebuilt.scheduler.config.items() if not k.startswith("_")} == {
+        k: v for k, v in original.scheduler.config.items() if not k.startswith("_")
+    }
+
+
+def test_unknown_model_is_named_with_the_known_ones(exported) -> None:
+    with pytest.raises(UnknownModel, match="no model huge; its models: tiny"):
+        rebuild(exported.repository, "huge")

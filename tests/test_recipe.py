@@ -1,0 +1,217 @@
+"""Preset + overrides -> recipe: pure, strict, and a fixed point of itself."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.diffusion.samplers import SAMPLERS
+from service.diffusion.schedules import SCHEDULES
+from service.errors import InvalidRequest, UnknownModel
+from service.recipe import Overrides, Preset, Recipe, load_presets, resolve
+from tests.recipes import FLOW, MODELS, POSTCARD
+
+PRESETS = load_presets()
+
+
+def resolved(**fields: Any) -> Recipe:
+    return resolve(Overrides.parse({"prompt": "a lake", "seed": 3} | fields), PRESETS, MODELS, "embedded", "bf16")
+
+
+def refusal(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        resolved(**fields)
+    return caught.value
+
+
+def test_a_bare_request_gets_the_models_default_preset_in_full() -> None:
+    recipe = resolved()
+    assert recipe.preset == POSTCARD.default_preset == "balanced"
+    assert (recipe.model, recipe.model_digest) == ("postcard", POSTCARD.digest)
+    assert (recipe.width, recipe.height) == (256, 256)
+    assert (recipe.engine, recipe.precision) == ("embedded", "bf16")
+    assert recipe.sampler == PRESETS["balanced"].recipe.sampler
+    assert len(recipe.sigmas) == recipe.num_inference_steps + 1
+    assert recipe.negative_prompt == ""
+
+
+def test_request_fields_replace_preset_fields() -> None:
+    recipe = resolved(preset="balanced", num_inference_steps=7, guidance_scale=2, guidance_interval=None)
+    assert (recipe.num_inference_steps, recipe.guidance_scale, recipe.guidance_interval) == (7, 2.0, None)
+    assert recipe.sampler == "dpmpp_2m"
+
+
+def test_options_are_filled_in_with_their_defaults() -> None:
+    recipe = resolved(sampler="dpmpp_2m_sde", sampler_options={"eta": 0.5}, schedule="karras")
+    assert recipe.sampler_options == {"eta": 0.5, "s_noise": 1.0, "solver": "midpoint"}
+    assert recipe.schedule_options == {"rho": 7.0}
+
+
+def preset_of(**recipe: Any) -> dict[str, Preset]:
+    return {"own": Preset(name="own", title="t", description="d", evidence="e", recipe=Overrides.parse(recipe))}
+
+
+def test_what_depends_on_a_replaced_field_goes_with_it() -> None:
+    presets = preset_of(
+        sampler="dpmpp_2m_sde",
+        sampler_options={"eta": 0.3},
+        schedule="karras",
+        schedule_options={"rho": 3.0},
+        num_inference_steps=5,
+    )
+
+    def own(**fields: Any) -> Recipe:
+        return resolve(
+            Overrides.parse({"prompt": "", "seed": 0, "preset": "own"} | fields), presets, MODELS, "embedded", "fp32"
+        )
+
+    assert (own().sampler_options["eta"], own().schedule_options) == (0.3, {"rho": 3.0})
+    assert own(sampler="dpmpp_2m_sde").sampler_options["eta"] == 1.0
+    assert own(sampler="euler").sampler_options == {}
+    assert own(schedule="karras").schedule_options == {"rho": 7.0}
+    assert own(schedule="linspace").num_inference_steps == 5
+    explicit = own(sigmas=[3, 1, 0])
+    assert (explicit.schedule, explicit.schedule_options, explicit.num_inference_steps) == ("explicit", {}, 2)
+
+
+def test_a_preset_with_its_own_sigmas_gives_way_to_steps_and_a_schedule() -> None:
+    presets = preset_of(sampler="euler", sigmas=[3.0, 1.0, 0.0])
+
+    def own(**fields: Any) -> Recipe:
+        overrides = Overrides.parse({"prompt": "", "seed": 0, "preset": "own"} | fields)
+        return resolve(overrides, presets, MODELS, "embedded", "fp32")
+
+    assert own().sigmas == (3.0, 1.0, 0.0)
+    assert own(schedule="trailing", num_inference_steps=4).num_inference_steps == 4
+    with pytest.raises(InvalidRequest, match="needs sigmas"):
+        own(num_inference_steps=4)
+
+
+@given(
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+    schedule=st.sampled_from(sorted(SCHEDULES)),
+    steps=st.integers(1, 200),
+    scale=st.floats(1, 20),
+    seed=st.integers(0, 2**53 - 1),
+    prompt=st.text(max_size=20),
+)
+def test_an_echoed_recipe_is_a_request_for_itself(
+    sampler: str, schedule: str, steps: int, scale: float, seed: int, prompt: str
+) -> None:
+    recipe = resolved(
+        sampler=sampler, schedule=schedule, num_inference_steps=steps, guidance_scale=scale, seed=seed, prompt=prompt
+    )
+    body = json.loads(recipe.model_dump_json())
+    assert resolved(**body) == recipe
+    assert Recipe.model_validate(body) == recipe
+    assert list(body) == list(Recipe.model_fields)
+    assert set(body) == set(Overrides.model_fields)
+
+
+@given(st.lists(st.floats(1e-4, 160), min_size=1, max_size=30, unique=True))
+def test_explicit_sigmas_survive_to_the_last_bit(levels: list[float]) -> None:
+    sigmas = [*sorted(levels, reverse=True), 0.0]
+    recipe = resolved(sigmas=sigmas)
+    assert list(recipe.sigmas) == sigmas == json.loads(recipe.model_dump_json())["sigmas"]
+    assert recipe.schedule == "explicit"
+
+
+def test_null_means_none_where_it_can_and_not_set_elsewhere() -> None:
+    assert resolved(preset="eps-scaled", epsilon_scaling=None).epsilon_scaling is None
+    assert resolved(preset="eps-scaled").epsilon_scaling is not None
+    nothing = dict.fromkeys(set(Overrides.model_fields) - {"prompt", "seed", "guidance_interval", "epsilon_scaling"})
+    assert resolved(**nothing) == resolved()
+
+
+def test_assertions_of_an_echo_are_checked() -> None:
+    for field, wrong in (("model_digest", "0" * 16), ("engine", "triton"), ("precision", "fp32")):
+        error = refusal(**{field: wrong})
+        assert (error.field, wrong in error.message) == (field, True)
+    assert resolved(model_digest=POSTCARD.digest, engine="embedded", precision="bf16") == resolved()
+
+
+def test_several_models_need_a_name() -> None:
+    models = {"postcard": POSTCARD, "flow": FLOW}
+    with pytest.raises(UnknownModel, match="flow, postcard"):
+        resolve(Overrides(prompt="", seed=0), PRESETS, models, "embedded", "fp32")
+    recipe = resolve(Overrides(prompt="", seed=0, model="flow"), PRESETS, models, "embedded", "fp32")
+    assert (recipe.width, recipe.sigmas[0]) == (512, pytest.approx(9999))
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "sentence"),
+    [
+        ({"model": "nope"}, "model", "known: postcard"),
+        ({"preset": "nope"}, "preset", "balanced"),
+        ({"sampler": "nope"}, "sampler", "dpmpp_2m"),
+        ({"schedule": "nope"}, "schedule", "karras"),
+        ({"schedule": "explicit"}, "sigmas", "needs sigmas"),
+        ({"sampler": "euler", "sampler_options": {"eta": 1}}, "sampler_options.eta", "options of euler: none"),
+        ({"sampler": "heun", "sampler_options": {"a.b": 1}}, "sampler_options.a.b", "none"),
+        ({"sampler": "euler_ancestral", "sampler_options": {"eta": -1}}, "sampler_options.eta", "greater"),
+        ({"sampler": "euler_ancestral", "sampler_options": {"eta": True}}, "sampler_options.eta", "finite number"),
+        ({"sampler": "euler_ancestral", "sampler_options": {"eta": "1"}}, "sampler_options.eta", "number"),
+        ({"sampler": "euler_ancestral", "sampler_options": {"eta": float("nan")}}, "sampler_options.eta", "finite"),
+        ({"sampler": "dpmpp_2m_sde", "sampler_options": {"solver": "x"}}, "sampler_options.solver", "midpoint"),
+        ({"schedule": "karras", "schedule_options": {"sigma_max": 1e9}}, "schedule_options", "exceed"),
+        ({"schedule": "karras", "schedule_options": {"rho": 0}}, "schedule_options.rho", "rho, sigma_min"),
+        ({"sigmas": [1, 0], "schedule_options": {"rho": 2}}, "schedule_options.rho", "options of explicit: none"),
+        ({"num_inference_steps": 0}, "num_inference_steps", "greater"),
+        ({"num_inference_steps": -1}, "num_inference_steps", "greater"),
+        ({"num_inference_steps": 201}, "num_inference_steps", "200"),
+        ({"num_inference_steps": 10**9}, "num_inference_steps", "200"),
+        ({"num_inference_steps": True}, "num_inference_steps", "integer"),
+        ({"num_inference_steps": 8.0}, "num_inference_steps", "integer"),
+        ({"num_inference_steps": float("nan")}, "num_inference_steps", "integer"),
+        ({"sigmas": [0.0] * 500}, "sigmas", "200"),
+        ({"sigmas": []}, "sigmas", "at least two"),
+        ({"sigmas": [1, 2, 0]}, "sigmas", "decrease"),
+        ({"sigmas": [1, True, 0]}, "sigmas.1", "number"),
+        ({"sigmas": "1,0"}, "sigmas", "tuple"),
+        ({"sigmas": [5, 1, 0], "num_inference_steps": 3}, "sigmas", "3 steps"),
+        ({"sigmas": [5, 1, 0], "schedule": "karras", "num_inference_steps": 2}, "sigmas", "karras"),
+        ({"seed": -1}, "seed", "greater"),
+        ({"seed": 2**53}, "seed", "less"),
+        ({"seed": True}, "seed", "integer"),
+        ({"seed": "7"}, "seed", "integer"),
+        ({"seed": None}, "seed", "missing"),
+        ({"prompt": None}, "prompt", "missing"),
+        ({"prompt": 5}, "prompt", "string"),
+        ({"prompt": "half \ud83d"}, "prompt", "surrogate"),
+        ({"width": 300}, "width", "256x256"),
+        ({"height": 0}, "height", "256x256"),
+        ({"width": 330, "height": 200}, "width", "320x192"),
+        ({"width": 10**30, "height": 192}, "width", "320x192"),
+        ({"width": 256.0}, "width", "integer"),
+        ({"guidance_scale": 0}, "guidance_scale", "greater than 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale", "less"),
+        ({"guidance_scale": float("nan")}, "guidance_scale", "Input should be"),
+        ({"guidance_interval": [3, 1]}, "guidance_interval", "lo < hi"),
+        ({"guidance_interval": [1]}, "guidance_interval.1", "required"),
+        ({"epsilon_scaling": {"scale": 9}}, "epsilon_scaling.scale", "1.5"),
+        ({"epsilon_scaling": {}}, "epsilon_scaling.scale", "required"),
+        ({"epsilon_scaling": 1.005}, "epsilon_scaling", "EpsilonScaling"),
+        ({"scheduler": "karras"}, "scheduler", "not permitted"),
+    ],
+)
+def test_refusals_name_the_field_and_say_what_to_do(fields: dict[str, Any], field: str, sentence: str) -> None:
+    error = refusal(**fields)
+    assert error.field == field
+    assert sentence in error.message
+
+
+def test_the_limit_of_steps_is_the_callers() -> None:
+    with pytest.raises(InvalidRequest, match="more than the 10"):
+        resolve(Overrides(prompt="", seed=0), PRESETS, MODELS, "embedded", "fp32", max_steps=10)
+
+
+def test_a_recipe_builds_the_parts_it_names() -> None:
+    recipe = resolved(preset="eps-scaled", sampler="euler_ancestral", sampler_options={"eta": 0.0})
+    denoiser = recipe.guidance()(lambda x, _sigma, names: [(x, x)] * len(names))  # type: ignore[arg-type, list-item]
+    (correction,) = recipe.corrections()
+    x = np.ones(3)
+    result = recipe.bound_sampler()(correction(denoiser), x, np.array(recipe.sigmas), None)
+    assert result.shape == (3,)

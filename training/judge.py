@@ -1,0 +1,131 @@
+"""The judge: a small CNN that names scene, time, object kind and colour; trained on renders of its own seeds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training import autoencoder, data
+from training.text import Heads, cross_entropy, labels
+from training.world import draw
+
+HEADS = ("scene", "time", "kind", "colour")
+
+
+class Judge(nn.Module):
+    """Strided residual CNN with a head per attribute; pictures are (n, 3, 128, 128) in [-1, 1]."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 160)) -> None:
+        super().__init__()
+        stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, stride=2, padding=2), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.body = nn.Sequential(*stem, *blocks)
+        self.heads = Heads(2 * widths[-1])
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        features = self.body(pixels)
+        return dict(self.heads(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)))
+
+
+class Block(nn.Module):
+    """Residual block that halves the resolution (He et al. 2016)."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b)
+        )  # fmt: skip
+        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(a, b, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.main(x) + self.skip(x))
+
+
+def path(config: Any) -> Path:
+    return Path(config.paths.runs / "judge.pt")
+
+
+def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
+    """(n, 256, 256, 3) uint8 -> box-filtered (n, 3, size, size) in [-1, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return F.avg_pool2d(pixels, pixels.shape[-1] // size)
+
+
+def seeds(config: Any) -> range:
+    return range(config.world.judge_seed, config.world.judge_seed + config.judge.pictures)
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Mild noise, exposure, blur and shift: the ways in which a generated picture may differ from a render."""
+    n = len(pixels)
+    gain = 1 + 0.12 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    share = torch.rand(n, 1, 1, 1, generator=generator)
+    pixels = pixels + share * (blurred - pixels)
+    noise = torch.rand(n, 1, 1, 1, generator=generator) * 0.08
+    pixels = (pixels + 1) * gain - 1 + noise * torch.randn(pixels.shape, generator=generator)
+    dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator))
+    return torch.roll(F.pad(pixels, (4, 4, 4, 4), mode="replicate"), (dy, dx), (2, 3))[..., 4:-4, 4:-4]
+
+
+def pictures(config: Any) -> NDArray[np.uint8]:
+    """The judge's own renders at full size, kept on disk."""
+    file = config.paths.runs / "judge-pictures.npy"
+    if not file.exists():
+        data.save_atomically(file, data.render_seeds(seeds(config), config.world.size))
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
+@torch.no_grad()
+def reconstructions(config: Any, originals: NDArray[np.uint8]) -> Tensor:
+    """The same pictures through PCA and its linear inverse, with denoiser-like latent noise, shrunk."""
+    pca, parts = autoencoder.pca(config), []
+    rng = np.random.default_rng(5)
+    for i in range(0, len(originals), 250):
+        latents = pca.encode(np.asarray(originals[i : i + 250]))
+        latents = latents + 0.12 * rng.standard_normal(latents.shape).astype(np.float32) * rng.random((len(latents), 1, 1, 1))
+        pixels = np.clip(pca.decode(latents) * 127.5 + 127.5, 0, 255).astype(np.uint8)
+        parts.append(shrink(pixels, config.judge.size))
+    return torch.cat(parts)
+
+
+def train(config: Any) -> dict[str, float]:
+    """Train on renders and their reconstructions; returns accuracies on held-out renders."""
+    j = config.judge
+    originals = pictures(config)
+    target = labels([draw(seed) for seed in seeds(config)])
+    pixels = torch.stack([shrink(originals, j.size), reconstructions(config, originals)]).half()
+    torch.manual_seed(0)
+    judge, generator = Judge().train(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(judge.parameters(), j.lr, weight_decay=0.02)
+    rows, total = len(originals) - j.holdout, j.epochs * (len(originals) - j.holdout) // j.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, j.lr, total_steps=total)
+    for _ in range(total):
+        index = torch.randint(rows, (j.batch,), generator=generator)
+        kind = torch.randint(2, (j.batch,), generator=generator)
+        logits = judge(augment(pixels[kind, index].float(), generator))
+        loss = cross_entropy(logits, {k: v[index] for k, v in target.items()}, tuple(target))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    torch.save(judge.state_dict(), path(config))
+    found = predict(judge.eval(), pixels[0, rows:].float())
+    return {k: float((found[k] == v[rows:]).float().mean()) for k, v in target.items()}
+
+
+@torch.no_grad()
+def predict(judge: Judge, pixels: Tensor) -> dict[str, Tensor]:
+    """Attribute indices of pictures (n, 3, size, size)."""
+    parts = [judge(pixels[i : i + 100]) for i in range(0, len(pixels), 100)]
+    return {k: torch.cat([p[k] for p in parts]).argmax(1) for k in parts[0]}
+
+
+def load(config: Any) -> Judge:
+    judge = Judge()
+    judge.load_state_dict(torch.load(path(config), map_location="cpu"))
+    return judge.eval()
