@@ -24,7 +24,7 @@ from benchmarks.networks import build
 from benchmarks.ours import Darkroom
 from benchmarks.peers import GUIDANCE, STEPS, Diffusers, GenAI, genai_directory, noise
 from benchmarks.timing import interleave, ratio, seconds, together
-from export.rebuild import rebuild
+from export.weights import rebuild
 from service.settings import ROOT
 
 BUILD = ROOT / "build" / "benchmarks"

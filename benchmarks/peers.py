@@ -82,7 +82,7 @@ def genai_directory(pipeline: StableDiffusionPipeline, onnx: dict[str, Path], ta
     """Lay out what GenAI reads: IR of the same ONNX files, configs, an OpenVINO tokenizer, the scheduler's betas."""
     for part, file in onnx.items():  # text_encoder, unet, vae_decoder
         (target / part).mkdir(parents=True, exist_ok=True)
-        ov.save_model(ov.convert_model(file), target / part / "openvino_model.xml", compress_to_fp16=True)
+        ov.save_model(_integer_clock(ov.convert_model(file)), target / part / "openvino_model.xml", compress_to_fp16=True)
         module = getattr(pipeline, "vae" if part == "vae_decoder" else part)
         config = module.config if isinstance(module.config, dict) else module.config.to_dict()
         (target / part / "config.json").write_text(json.dumps(dict(config), default=str))
@@ -96,3 +96,12 @@ def genai_directory(pipeline: StableDiffusionPipeline, onnx: dict[str, Path], ta
     index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"],
              "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}  # fmt: skip
     (target / "model_index.json").write_text(json.dumps(index))
+
+
+def _integer_clock(model: ov.Model) -> ov.Model:
+    """GenAI feeds its timesteps as int64."""
+    if any("timestep" in port.names for port in model.inputs):
+        steps = ov.preprocess.PrePostProcessor(model)
+        steps.input("timestep").tensor().set_element_type(ov.Type.i64)
+        return steps.build()
+    return model

@@ -9,38 +9,31 @@ from tokenizers import Tokenizer as TokenizerFile
 
 from export.families import Model
 from export.networks import VaeDecoder
-from service.engines.contract import Latent, ModelDescription, Network, NoiseSchedule, Tokenizer
+from service.engines.contract import Latent, ModelDescription, NoiseSchedule, Tokenizer
 from service.errors import InvalidRequest
 
 PREDICTIONS: Mapping[str, Any] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 def describe(
-    model: Model,
-    networks: Mapping[str, Network],
-    *,
-    name: str,
-    default_preset: str,
-    sizes: Sequence[tuple[int, int]],
+    model: Model, *, name: str, default_preset: str, sizes: Sequence[tuple[int, int]]
 ) -> tuple[ModelDescription, dict[str, str]]:
-    """The description, and the content of the files that go beside it: model.json and the tokenizers."""
+    """The description, its networks still to come, and the tokenizer files that go beside it."""
     layout = _latent(model.vae_decoder)
+    multiple = layout.factor * model.denoiser.multiple
     tokenizers = [_tokenizer(loaded, index) for index, loaded in enumerate(model.tokenizers)]
     description = ModelDescription(
         name=name,
         family=model.family,
         noise_schedule=_noise_schedule(model.scheduler),
         latent=layout,
-        sizes=tuple(
-            _check_size(size, layout.factor * model.denoiser.multiple) for size in sizes or [model.default_size]
-        ),
+        sizes=tuple(_check_size(size, multiple) for size in sizes or [model.default_size]),
         default_preset=default_preset,
         tokenizers=tuple(entry for entry, _ in tokenizers),
-        networks=dict(networks),
+        networks={},
         preview=_preview(model.vae_decoder, layout),
     )
-    files = {entry.file: content for entry, content in tokenizers}
-    return description, files | {"model.json": description.model_dump_json(indent=1) + "\n"}
+    return description, {entry.file: content for entry, content in tokenizers}
 
 
 def _check_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:

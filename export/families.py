@@ -12,7 +12,7 @@ from service.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint taken apart: networks in the order text encoder, denoiser, decoder, and what goes with them."""
+    """A checkpoint taken apart: its networks and what goes with them."""
 
     family: Literal["stable-diffusion"]
     text_encoder: Network
@@ -24,8 +24,8 @@ class Model:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """All networks."""
-        return (self.text_encoder, self.denoiser, self.vae_decoder)
+        """All networks; the denoiser, beside which the description lies, comes last."""
+        return (self.text_encoder, self.vae_decoder, self.denoiser)
 
 
 def load(checkpoint: Checkpoint, weights: torch.dtype) -> Model:

@@ -24,6 +24,7 @@ PREFIX = "module."  # what export.networks.Network puts before the parameter nam
 
 def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     """The network as an optimised graph with dynamic batch and size; parameters stored as ``weights``."""
+    stored = {name: _round(name, tensor, weights) for name, tensor in network.module.state_dict().items()}
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             network.eval(),
@@ -38,7 +39,7 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     assert program is not None
     model: ir.Model = program.model
     # While the parameters are graph inputs, the optimiser can neither fold, transpose, merge nor rename them.
-    parameters = _free_parameters(model.graph, network.module.state_dict(), weights)
+    parameters = _free_parameters(model.graph, stored)
     onnxscript.optimizer.optimize(model)
     _bind_parameters(model.graph, parameters)
     ClearMetadataAndDocStringPass()(model)
@@ -59,37 +60,32 @@ def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
     )
 
 
-def _free_parameters(
-    graph: ir.Graph, state: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> dict[ir.Value, torch.Tensor]:
+def _free_parameters(graph: ir.Graph, stored: Mapping[str, torch.Tensor]) -> dict[ir.Value, ir.TensorProtocol]:
     """Turn every parameter from an initializer into a graph input of the stored dtype, followed by a Cast."""
     parameters = {}
     for name, value in list(graph.initializers.items()):
-        tensor = state.get(name.removeprefix(PREFIX))
-        if tensor is None:
-            continue  # a constant or a buffer that is no part of the checkpoint
-        stored = _round(name.removeprefix(PREFIX), tensor, dtype)
-        parameter = ir.val(name.removeprefix(PREFIX), _onnx_dtype(stored.dtype), list(tensor.shape))
-        if parameter.dtype == value.dtype:
-            value.replace_all_uses_with(parameter)
-        else:
-            cast = ir.node("Cast", [parameter], attributes={"to": value.dtype})
-            graph.insert_before(graph[0], cast)
-            value.replace_all_uses_with(cast.outputs[0])
+        original = name.removeprefix(PREFIX)
+        if original not in stored:
+            continue  # a constant, or a buffer that is no part of the checkpoint
+        tensor = ir.tensor(stored[original].contiguous(), name=original)
+        parameter = ir.val(original, tensor.dtype, tensor.shape)
+        cast = ir.node("Cast", [parameter], attributes={"to": value.dtype})
+        value.replace_all_uses_with(cast.outputs[0])
+        graph.insert_before(graph[0], cast)
         del graph.initializers[name]
         graph.inputs.append(parameter)
-        parameters[parameter] = stored
+        parameters[parameter] = tensor
     return parameters
 
 
-def _bind_parameters(graph: ir.Graph, parameters: Mapping[ir.Value, torch.Tensor]) -> None:
+def _bind_parameters(graph: ir.Graph, parameters: Mapping[ir.Value, ir.TensorProtocol]) -> None:
     """Turn the graph inputs of ``_free_parameters`` back into initializers; those that nothing reads are dropped."""
     for index, constant in enumerate(list(graph.initializers.values())):
         constant.name = f"{CONSTANT}{index}"
-    for parameter, stored in parameters.items():
+    for parameter, tensor in parameters.items():
         graph.inputs.remove(parameter)
         if parameter.uses():
-            parameter.const_value = ir.tensor(stored.contiguous(), name=parameter.name)
+            parameter.const_value = tensor
             graph.register_initializer(parameter)
 
 
@@ -100,10 +96,6 @@ def _round(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if not torch.isfinite(rounded).all():
         raise InvalidRequest(f"parameter {name} is not finite in {dtype}".replace("torch.", ""), field=name)
     return rounded
-
-
-def _onnx_dtype(dtype: torch.dtype) -> ir.DataType:
-    return ir.tensor(torch.empty(0, dtype=dtype)).dtype
 
 
 def _name_axes(values: Iterable[ir.Value], ports: Iterable[Port]) -> None:

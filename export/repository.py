@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -35,25 +36,28 @@ def write(
     progress: Callable[[str], None] = lambda _: None,
 ) -> ModelDescription:
     """Export every network of the model and describe it; entries of the same names are replaced."""
+    description, files = describe(model, name=name, default_preset=default_preset, sizes=sizes)
     with _staging(repository, name) as staging:
         networks = {}
         for network in model.networks:
             progress(network.role)
-            components = {network.component: network.module}
-            if network is model.denoiser:
-                components["scheduler"] = model.scheduler
             graph = trace(network, weights)
-            graph.metadata_props.update(remember(components))
+            graph.metadata_props.update(remember(_components(model, network)))
             networks[network.role] = _write_onnx(network, graph, staging / f"{name}_{network.role}")
-        progress("description")
-        description, files = describe(model, networks, name=name, default_preset=default_preset, sizes=sizes)
+        description = description.model_copy(update={"networks": networks})
         for entry in networks.values():
             (staging / entry.entry / "config.pbtxt").write_text(config_pbtxt(entry, description.digest))
             shutil.copyfile(BACKEND, staging / entry.entry / "1" / "model.py")
-        _write_files(staging / networks[model.denoiser.role].entry / DESCRIPTION, files)
+        _write_files(staging / networks[model.denoiser.role].entry / DESCRIPTION, files, description)
         for entry in networks.values():
             _replace(staging / entry.entry, repository / entry.entry)
     return description
+
+
+def _components(model: Model, network: Network) -> dict[str, Any]:
+    """What the ONNX file of a network remembers of the checkpoint."""
+    scheduler = {"scheduler": model.scheduler} if network is model.denoiser else {}
+    return {network.component: network.module} | scheduler
 
 
 def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:
@@ -69,9 +73,9 @@ def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Net
     )
 
 
-def _write_files(folder: Path, files: dict[str, str]) -> None:
+def _write_files(folder: Path, files: dict[str, str], description: ModelDescription) -> None:
     folder.mkdir()
-    for name, content in files.items():
+    for name, content in {**files, "model.json": description.model_dump_json(indent=1) + "\n"}.items():
         (folder / name).write_text(content)
 
 

@@ -111,6 +111,8 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
     suffix = ".png" if output == "-" else Path(output).suffix.lower()
     if suffix not in FORMATS:
         raise click.BadParameter(f"the name must end in one of {', '.join(FORMATS)}", param_hint="--output")
+    if not Path(output).absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {Path(output).parent}", param_hint="--output")
     output_format = FORMATS[suffix]
     settings = settings_with(given)
     engine = opened(settings)
@@ -122,7 +124,7 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
         picture = pipeline.generate(engine, settled, Ticket(), progress)
     with click.open_file(output, "wb", atomic=output != "-") as file:
         file.write(images.encode(picture.pixels, as_json, output_format))
-    click.echo(f"seed {settled.seed}", err=True)
+    click.echo(f"{output}: seed {settled.seed}", err=True)
     engine.close()
 
 

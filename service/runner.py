@@ -100,6 +100,10 @@ class Runner:
         futures = [self._submit(order, recipe) for recipe in order.recipes]
         try:
             return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+        except Cancelled as error:
+            if self.draining:
+                raise Unavailable("this server stopped before the work was done", retry_after=FRESH) from error
+            raise
         finally:  # one failed or nobody waits: the others stop too
             order.ticket.cancelled.set()
             for future in futures:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training import data
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def fit(pictures: NDArray[np.uint8], patch: int, channels: int, exponent: float)
     scale = np.sqrt(values) ** exponent
     spread = np.sqrt((values / scale**2).mean())  # std over all channels
     analysis, synthesis = vectors / scale, (vectors * scale).T
-    return Pca(*(np.float32(a) for a in (mean, analysis, synthesis)), scaling_factor=float(1 / spread), patch=patch)
+    mean, analysis, synthesis = (np.asarray(a, np.float32) for a in (mean, analysis, synthesis))
+    return Pca(mean, analysis, synthesis, float(1 / spread), patch)
 
 
 def pca(config: Any) -> Pca:

@@ -1,6 +1,7 @@
 """Training of the decoder: unit-scale PCA latents -> pixels, L1 plus L1 of gradients at three scales."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from training import autoencoder, data
 
@@ -18,7 +18,7 @@ def checkpoint_path(config: Any) -> Path:
     return Path(config.paths.runs / "decoder.pt")
 
 
-def parameters(vae: AutoencoderKL) -> list[torch.nn.Parameter]:
+def parameters(vae: AutoencoderKL) -> list[nn.Parameter]:
     """What is trained; the encoder stays out."""
     return [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
 
@@ -29,7 +29,7 @@ def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     for _ in range(scales):
         e = a - b
         total = total + (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        a, b = nn.functional.avg_pool2d(a, 2), nn.functional.avg_pool2d(b, 2)
     return total / scales
 
 
@@ -69,16 +69,16 @@ class Trainer:
 
     def step(self, crops: Crops, progress: float) -> float:
         """One step; the learning rate falls as a half cosine."""
-        rate = self.a.lr * min(1.0, (self.step_number + 1) / 100) * max(0.5 + 0.5 * np.cos(np.pi * progress), 0.01)
+        rate = self.a.lr * min(1.0, (self.step_number + 1) / 100) * max(0.5 + 0.5 * math.cos(math.pi * progress), 0.01)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         latents, pixels = crops.batch(np.random.default_rng([11, self.step_number]))
         with torch.autocast("cpu", torch.bfloat16):
             made = self.vae.decode(latents / self.factor).sample
-        loss = F.l1_loss(made.float(), pixels) + self.a.gradient * gradient_loss(made.float(), pixels)
+        loss = nn.functional.l1_loss(made.float(), pixels) + self.a.gradient * gradient_loss(made.float(), pixels)
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step_number += 1
         decay = min(0.998, (1 + self.step_number) / (10 + self.step_number))

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from training import autoencoder, judge, text, unet
 from training.decoder import load_ema
-from training.world import captions, draw
+from training.world import VOCABULARY, captions, draw
 
 
 class Sampler:
@@ -71,14 +71,19 @@ class Rate:
         return float(low), float(high)
 
     def row(self) -> dict[str, Any]:
-        return {"rate": self.hits / max(self.total, 1), "interval": self.interval(), "hits": self.hits, "total": self.total}
+        return {
+            "rate": self.hits / max(self.total, 1),
+            "interval": self.interval(),
+            "hits": self.hits,
+            "total": self.total,
+        }
 
 
 def rates(found: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> dict[str, Rate]:
     """Hits per attribute; kind and colour count only where the prompt names an object."""
-    named = target["kind"] != len(judge.VOCABULARY["kind"]) - 1
+    named = target["kind"].ne(len(VOCABULARY["kind"]) - 1)
     keep = {name: named if name in ("kind", "colour") else torch.ones_like(named) for name in judge.HEADS}
-    hits = {name: (found[name] == target[name]) & keep[name] for name in judge.HEADS}
+    hits = {name: found[name].eq(target[name]) & keep[name] for name in judge.HEADS}
     return {name: Rate(int(hits[name].sum()), int(keep[name].sum())) for name in judge.HEADS}
 
 
@@ -94,7 +99,7 @@ def evaluate(config: Any, count: int | None = None) -> dict[str, Any]:
 
     scenes, texts = prompts(config, count or config.evaluation.prompts)
     seeds = [scene.seed for scene in scenes]
-    referee, target = judge.load(config), judge.labels(scenes)
+    referee, target = judge.load(config), text.labels(scenes)
     made = judge.predict(referee, judge.shrink(Sampler(config).sample_all(texts, seeds), config.judge.size))
     real = judge.predict(referee, judge.shrink(render_seeds(seeds, config.world.size), config.judge.size))
     shuffle = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(0))
@@ -112,5 +117,7 @@ def format_table(result: dict[str, Any]) -> str:
         row = result["accuracy"][name]
         low, high = row["interval"]
         ceiling, floor = result["ceiling"][name]["rate"], result["floor"][name]["rate"]
-        lines.append(f"{name:9s}  {row['rate']:8.3f}  [{low:.3f}, {high:.3f}]  {ceiling:9.3f}  {floor:5.3f}  {row['total']:7d}")
+        lines.append(
+            f"{name:9s}  {row['rate']:8.3f}  [{low:.3f}, {high:.3f}]  {ceiling:9.3f}  {floor:5.3f}  {row['total']:7d}"
+        )
     return "\n".join(lines)

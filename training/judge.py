@@ -1,5 +1,6 @@
 """The judge: a small CNN that names scene, time, object kind and colour; trained on renders of its own seeds."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from training import autoencoder, data
 from training.text import Heads, cross_entropy, labels
@@ -19,10 +19,10 @@ HEADS = ("scene", "time", "kind", "colour")
 class Judge(nn.Module):
     """Strided residual CNN with a head per attribute; pictures are (n, 3, 128, 128) in [-1, 1]."""
 
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 160)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128)) -> None:
         super().__init__()
         stem: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, stride=2, padding=2), nn.BatchNorm2d(widths[0]), nn.ReLU()]
-        blocks = [Block(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        blocks = [Block(a, b) for a, b in pairwise(widths)]
         self.body = nn.Sequential(*stem, *blocks)
         self.heads = Heads(2 * widths[-1])
 
@@ -37,12 +37,13 @@ class Block(nn.Module):
     def __init__(self, a: int, b: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b)
+            nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
+            nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b),
         )  # fmt: skip
         self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(a, b, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.main(x) + self.skip(x))
+        return nn.functional.relu(self.main(x) + self.skip(x))
 
 
 def path(config: Any) -> Path:
@@ -52,7 +53,7 @@ def path(config: Any) -> Path:
 def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
     """(n, 256, 256, 3) uint8 -> box-filtered (n, 3, size, size) in [-1, 1]."""
     pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return F.avg_pool2d(pixels, pixels.shape[-1] // size)
+    return nn.functional.avg_pool2d(pixels, pixels.shape[-1] // size)
 
 
 def seeds(config: Any) -> range:
@@ -63,13 +64,13 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Mild noise, exposure, blur and shift: the ways in which a generated picture may differ from a render."""
     n = len(pixels)
     gain = 1 + 0.12 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
-    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    blurred = nn.functional.avg_pool2d(nn.functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = torch.rand(n, 1, 1, 1, generator=generator)
     pixels = pixels + share * (blurred - pixels)
     noise = torch.rand(n, 1, 1, 1, generator=generator) * 0.08
     pixels = (pixels + 1) * gain - 1 + noise * torch.randn(pixels.shape, generator=generator)
     dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator))
-    return torch.roll(F.pad(pixels, (4, 4, 4, 4), mode="replicate"), (dy, dx), (2, 3))[..., 4:-4, 4:-4]
+    return torch.roll(nn.functional.pad(pixels, (4, 4, 4, 4), mode="replicate"), (dy, dx), (2, 3))[..., 4:-4, 4:-4]
 
 
 def pictures(config: Any) -> NDArray[np.uint8]:
@@ -87,7 +88,8 @@ def reconstructions(config: Any, originals: NDArray[np.uint8]) -> Tensor:
     rng = np.random.default_rng(5)
     for i in range(0, len(originals), 250):
         latents = pca.encode(np.asarray(originals[i : i + 250]))
-        latents = latents + 0.12 * rng.standard_normal(latents.shape).astype(np.float32) * rng.random((len(latents), 1, 1, 1))
+        strength = 0.12 * rng.random((len(latents), 1, 1, 1), np.float32)
+        latents = latents + strength * rng.standard_normal(latents.shape, np.float32)
         pixels = np.clip(pca.decode(latents) * 127.5 + 127.5, 0, 255).astype(np.uint8)
         parts.append(shrink(pixels, config.judge.size))
     return torch.cat(parts)

@@ -65,7 +65,9 @@ def curve(config: Any, target: Path) -> Path:
     samples = [row["samples"] / 1000 for row in rows]
     figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axis.plot(samples, [row["loss"] for row in rows], color="#1f6f8b")
-    axis.set(xlabel="thousand samples", ylabel="v-prediction loss", yscale="log", title="Postcard: training of the UNet")
+    axis.set(
+        xlabel="thousand samples", ylabel="v-prediction loss", yscale="log", title="Postcard: training of the UNet"
+    )
     rate = axis.twinx()
     rate.plot(samples, [row["rate"] for row in rows], color="#d9822b", linewidth=1)
     rate.set(ylabel="learning rate")

@@ -16,8 +16,9 @@ def pipeline(config: Any) -> StableDiffusionPipeline:
     """The current state of all parts as one pipeline; parts not trained yet have random weights."""
     tokenizer, encoder = text.load(config.paths.runs)
     return StableDiffusionPipeline(
-        vae=without_encoder(decoder.load_ema(config)), text_encoder=encoder, tokenizer=tokenizer, unet=unet.load_ema(config),
-        scheduler=unet.scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        vae=without_encoder(decoder.load_ema(config)), text_encoder=encoder, tokenizer=tokenizer,
+        unet=unet.load_ema(config), scheduler=unet.scheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 
 

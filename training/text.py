@@ -1,5 +1,6 @@
 """Tokenizer (byte-level BPE as in CLIP) and text encoder, pretrained on caption -> attributes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def train_tokenizer(texts: list[str], vocabulary: int, length: int) -> CLIPToken
     )
     backend.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in _merges(backend)]
-    tokens = alphabet + [a + "</w>" for a in alphabet] + [a + b for a, b in merges]
-    tokens = list(dict.fromkeys(tokens))[: vocabulary - 2] + [START, END]
+    tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(a + b for a, b in merges)]
+    tokens = [*list(dict.fromkeys(tokens))[: vocabulary - 2], START, END]
     known = set(tokens)
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
@@ -43,8 +44,6 @@ def train_tokenizer(texts: list[str], vocabulary: int, length: int) -> CLIPToken
 
 def _merges(backend: Any) -> list[list[str]]:
     """The learned merges, read from the serialised model."""
-    import json
-
     return [m.split(" ") if isinstance(m, str) else m for m in json.loads(backend.to_str())["model"]["merges"]]
 
 
@@ -53,16 +52,19 @@ def build_encoder(config: Any, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     t = config.text
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=t.width, intermediate_size=4 * t.width, num_hidden_layers=t.layers,
-            num_attention_heads=t.heads, max_position_embeddings=t.length, hidden_act="quick_gelu", projection_dim=t.width,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer), hidden_size=t.width, intermediate_size=4 * t.width, projection_dim=t.width,
+            num_hidden_layers=t.layers, num_attention_heads=t.heads, max_position_embeddings=t.length,
+            hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str], padding: str | bool = "max_length") -> Tensor:
     """Token ids, padded and cut to the model's length, (batch, length)."""
-    batch = tokenizer(texts, padding=padding, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    batch = tokenizer(
+        texts, padding=padding, truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    )
     return torch.as_tensor(batch["input_ids"])
 
 
@@ -108,7 +110,9 @@ def pretrain(config: Any, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, seed
     return _accuracy(config, tokenizer, encoder, heads)
 
 
-def _predict(tokenizer: Any, encoder: Any, heads: Heads, scenes: list[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _predict(
+    tokenizer: Any, encoder: Any, heads: Heads, scenes: list[Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     texts = [captions(scene, 1)[0] for scene in scenes]
     ids = token_ids(tokenizer, texts, padding=True)
     return heads(encoder(ids).pooler_output), labels(scenes)

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from training.features import Features
 
@@ -74,9 +76,12 @@ class Trainer:
     def __init__(self, net: UNet2DConditionModel, config: Any, rank: int = 0, world: int = 1) -> None:
         u = config.unet
         self.net, self.u, self.rank, self.world, self.step_number, self.samples = net, u, rank, world, 0, 0
+        net.set_attn_processor(AttnProcessor())  # plain products: the fused kernel's backward is slow in bf16 on CPUs
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True
+        )
         self.alphas = scheduler().alphas_cumprod
 
     def rate(self, progress: float) -> float:
@@ -197,8 +202,8 @@ def _agree(progress: float) -> float:
 
 def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float], pictures: int) -> None:
     row = {
-        "time": datetime.now().isoformat(timespec="seconds"), "step": trainer.step_number, "seconds": round(clock.elapsed(), 1),
-        "samples": trainer.samples, "loss": round(float(np.mean(losses)), 5),
+        "time": datetime.now().isoformat(timespec="seconds"), "seconds": round(clock.elapsed(), 1),
+        "step": trainer.step_number, "samples": trainer.samples, "loss": round(float(np.mean(losses)), 5),
         "rate": trainer.rate(clock.progress()), "pictures": pictures,
     }  # fmt: skip
     with (config.paths.runs / "unet.jsonl").open("a") as file:
@@ -211,4 +216,4 @@ def train(config: Any, deadline: str | None = None) -> None:
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # keep freed tensors: no page faults per step
         os.environ.setdefault(name, "4000000000")
     port = 29500 + os.getpid() % 500
-    torch.multiprocessing.spawn(_work, (config, deadline, port), nprocs=config.unet.processes)
+    spawn(_work, (config, deadline, port), nprocs=config.unet.processes)

@@ -51,9 +51,9 @@ async def models(house: House) -> schemas.Models:
 
 
 @router.get("/models/{model}", responses=documented(404))
-async def model(request: Request, house: House) -> schemas.ModelCard:
+async def model(model: str, house: House) -> schemas.ModelCard:
     """One model."""
-    return catalogue.model(house.engine, request.path_params["model"])
+    return catalogue.model(house.engine, model)
 
 
 @router.get("/presets", responses=documented())

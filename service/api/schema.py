@@ -30,6 +30,10 @@ def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
         schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
         document["components"]["schemas"] |= schema.pop("$defs", {})
         document["components"]["schemas"][request.__name__] = _known_here(schema, parts)
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        operation["responses"].pop("422", None)  # FastAPI's own, which a path parameter of any text cannot cause
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
     return document
 
 

@@ -72,7 +72,7 @@ class ImageRequest(RecipeRequest):
     quality: Literal["auto"] | None = Field(None, description="take a preset instead")
     style: None = Field(None, description="OpenAI's field; not offered")
     moderation: Literal["auto"] | None = Field(None, description="nothing is moderated, so there is no level")
-    stream: Literal[False] | None = Field(None, description="not offered yet")
+    stream: None = Field(None, description="not offered yet")
 
 
 class ExplainRequest(RecipeRequest):

@@ -124,8 +124,12 @@ class Engine(Protocol):
     """Runs the networks of a model repository. Every method may be called from many threads at once."""
 
     name: str
-    precision: str
     models: Mapping[str, ModelDescription]
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in; "unknown" while a remote engine has not been reached."""
+        ...
 
     def tokenize(self, model: str, prompt: str, *, field: str = "prompt") -> list[NDArray[np.int64]]:
         """One [max_length] array per tokenizer, never truncated: too long is InvalidRequest naming ``field``."""

@@ -3,7 +3,7 @@
 A call is checked against its ticket, waits for one of ``in_flight`` places, and runs. Tenants share the places fairly,
 a tenant's calls go in order of arrival, and work that was cancelled or is late leaves and is counted. When a place
 becomes free while several calls of equal shape wait, one of their callers runs them as one call of up to ``max_rows``
-rows; nothing ever waits for company. Merging pays 7-25 % of throughput on two cores (engines/embedded.py) and changes
+rows; nothing ever waits for company. Merging pays 7-25 % of throughput on two cores (buckets.py) and changes
 no byte. Triton merges by itself, so its gate does not.
 """
 
@@ -111,7 +111,7 @@ class Gate:
         text_cache: int = 0,
         observer: Observer | None = None,
     ) -> None:
-        self.name, self.precision = engine.name, engine.precision
+        self.name = engine.name
         self.models: Mapping[str, ModelDescription] = engine.models
         self._engine = engine
         self._max_rows = max_rows
@@ -120,6 +120,10 @@ class Gate:
         self._lock = threading.Lock()
         self._free = in_flight
         self._queue = _Queue()
+
+    @property
+    def precision(self) -> str:
+        return self._engine.precision
 
     def tokenize(self, model: str, prompt: str, *, field: str = "prompt") -> list[NDArray[np.int64]]:
         return self._engine.tokenize(model, prompt, field=field)

@@ -1,10 +1,12 @@
 """Which engine runs the networks: the one place that knows all of them."""
 
+from service.engines.buckets import ROWS
 from service.engines.contract import Engine
 from service.engines.dispatch import Gate, Observer
-from service.engines.embedded import ROWS, EmbeddedEngine
+from service.engines.embedded import EmbeddedEngine
 from service.engines.gaussian import GaussianEngine
 from service.engines.runtimes import open_runtime
+from service.engines.triton import TritonEngine
 from service.settings import Settings
 
 
@@ -13,7 +15,8 @@ def open_engine(settings: Settings, observer: Observer | None = None) -> Engine:
     if settings.engine == "embedded":
         embedded = EmbeddedEngine(settings.model_repository, open_runtime(settings))
         embedded.warm_up(settings.default_model)
-        return Gate(
-            embedded, in_flight=embedded.lanes, max_rows=max(ROWS), text_cache=settings.text_cache, observer=observer
-        )
-    return Gate(GaussianEngine(), in_flight=settings.max_concurrency, text_cache=settings.text_cache, observer=observer)
+        places, rows = embedded.lanes, max(ROWS)
+        return Gate(embedded, in_flight=places, max_rows=rows, text_cache=settings.text_cache, observer=observer)
+    remote = settings.engine == "triton"
+    engine = TritonEngine(settings.model_repository, settings.triton_url.split(",")) if remote else GaussianEngine()
+    return Gate(engine, in_flight=settings.max_concurrency, text_cache=settings.text_cache, observer=observer)

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engines.contract import Array, Conditioning, Latent, Network
+from service.engines.contract import Array, Conditioning, Latent, ModelDescription, Network
 
 Inputs = Mapping[str, NDArray[np.generic]]
 
@@ -50,3 +50,14 @@ def decoder_inputs(network: Network, latent: Array, layout: Latent) -> Inputs:
 def pixels(outputs: Sequence[Array]) -> Array:
     """The decoder's picture of one row, clipped to [-1, 1]."""
     return cast(Array, np.clip(outputs[0][0], -1.0, 1.0))
+
+
+def blank_row(model: ModelDescription, role: str) -> Inputs:
+    """One row of zeros for a network, at the default size; dynamic dimensions are height, then width."""
+    width, height = (side // model.latent.factor for side in model.sizes[0])
+    inputs = {}
+    for tensor in model.networks[role].inputs:
+        size = iter((height, width))
+        shape = [next(size) if dim == -1 else dim for dim in tensor.shape]
+        inputs[tensor.name] = np.zeros((1, *shape), np.int64 if tensor.dtype == "int64" else np.float32)
+    return inputs

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from service.engines.contract import ModelDescription
-from service.errors import InvalidRequest
+from service.engines.contract import ModelDescription, load_descriptions
+from service.errors import InvalidRequest, Unavailable
 
 
 class PromptTokenizer:
@@ -41,3 +41,15 @@ class PromptTokenizer:
                 field=field,
             )
         return np.array(ids + [pad_id] * (length - len(ids)), dtype=np.int64)
+
+
+def open_repository(repository: Path) -> tuple[dict[str, ModelDescription], dict[str, PromptTokenizer]]:
+    """The models of a repository and their tokenizers, by name."""
+    try:
+        described = load_descriptions(repository)
+        tokenizers = {name: PromptTokenizer.load(*entry) for name, entry in described.items()}
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise Unavailable(f"a model in {repository} cannot be read: {error}") from error
+    if not described:
+        raise Unavailable(f"there is no model in {repository}")
+    return {name: model for name, (model, _) in described.items()}, tokenizers

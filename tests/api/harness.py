@@ -16,7 +16,7 @@ from service.settings import Settings
 
 
 class Held(GaussianEngine):
-    """The closed-form engine, whose network waits while ``go`` is clear: work in progress for as long as a test wants."""
+    """The closed-form engine whose network waits while ``go`` is clear: work that lasts as long as a test wants."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def test_ids_differ_and_stand_on_errors_and_pages_too(running: Running) -> None:
     assert len(ids) == len(paths)
 
 
-def test_one_line_per_request_with_everything_but_the_prompt(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_per_request_without_prompts(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "darkroom")
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"x-request-id": "mine", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}

@@ -1,4 +1,4 @@
-"""One meaning per JSON text: what the reader takes equals json.loads, what is ambiguous or broken is refused by name."""
+"""One meaning per JSON text: what is taken equals json.loads, what is ambiguous or broken is refused by name."""
 
 import json
 

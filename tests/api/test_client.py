@@ -31,7 +31,8 @@ def test_generate(client: openai.OpenAI) -> None:
     assert len(answer.data) == 2
     assert base64.b64decode(answer.data[0].b64_json)[8:12] == b"WEBP"
     assert answer.data[1].recipe["seed"] == 6
-    again = client.images.generate(prompt="", output_format="webp", output_compression=90, extra_body=answer.data[1].recipe)
+    echo = answer.data[1].recipe
+    again = client.images.generate(prompt="", output_format="webp", output_compression=90, extra_body=echo)
     assert again.data[0].b64_json == answer.data[1].b64_json
 
 

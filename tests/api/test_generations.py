@@ -15,7 +15,6 @@ from service.engines.gaussian import GaussianEngine
 from service.images import recipe_of
 from service.pipeline import generate
 from service.recipe import Recipe, load_presets
-
 from tests.api.harness import Running, serving
 
 BODY: dict[str, Any] = {"prompt": "a café by the sea 🚤", "size": "64x64", "seed": 7}
@@ -105,10 +104,10 @@ def test_json_can_hold_every_format_at_the_quality_asked_for(running: Running) -
 
 
 def test_null_is_absent_and_a_whole_number_may_be_written_with_a_point(running: Running) -> None:
-    optional = ["n", "size", "user", "quality", "style", "background", "moderation", "stream", "response_format"]
-    nulls = dict.fromkeys(set(optional) - {"n", "size"})
-    assert picture(running, {**BODY, **nulls}) == picture(running, BODY)
-    assert picture(running, {**BODY, "num_inference_steps": 6.0}) == picture(running, {**BODY, "num_inference_steps": 6})
+    nulls = ["user", "quality", "style", "background", "moderation", "stream", "response_format", "preset", "sigmas"]
+    assert picture(running, {**BODY, **dict.fromkeys(nulls)}) == picture(running, BODY)
+    six, point = ({**BODY, "num_inference_steps": steps} for steps in (6, 6.0))
+    assert picture(running, six) == picture(running, point)
 
 
 @pytest.mark.parametrize(

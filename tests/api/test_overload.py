@@ -1,4 +1,4 @@
-"""Honest overload: a client that leaves frees the engine, too much is 429 with a time, draining is 503 and loses nothing."""
+"""Honest overload: who leaves frees the engine, too much is 429 with a time, draining is 503 and loses nothing."""
 
 import base64
 import io
@@ -24,8 +24,8 @@ BODY: dict[str, Any] = {"prompt": "x", "size": "64x64", "seed": 1, "num_inferenc
 def hang_up_after_asking(running: Running, body: dict[str, Any]) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", int(running.url.rsplit(":", 1)[1])), timeout=10)
     data = json.dumps(body).encode()
-    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
-    connection.sendall(head.encode() + b"\r\n\r\n" + data)
+    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n"
+    connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + data)
     return connection
 
 
@@ -40,7 +40,8 @@ def test_a_client_that_leaves_frees_the_engine_at_the_next_network_call() -> Non
         eventually(lambda: running.parts.runner.idle)
         assert len(engine.calls) == 1
         assert running.value("darkroom_cancellations_total", stage="denoise") == 1
-        eventually(lambda: running.value("darkroom_requests_total", api="openai", preset="balanced", outcome="cancelled"))
+        labels = {"api": "openai", "preset": "balanced", "outcome": "cancelled"}
+        eventually(lambda: running.value("darkroom_requests_total", **labels) == 1)
         assert running.post(BODY).status_code == 200
 
 

@@ -1,9 +1,11 @@
 """diffusers' schedulers as the oracle, in double precision, driven by the same analytic network as ours."""
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,18 +44,28 @@ def double_precision(module: Any) -> Iterator[None]:
         module.torch, module.np = torch, np
 
 
+def scheduler_class(name: str) -> tuple[Any, Any]:
+    """A scheduler's class and module; the one that needs torchsde only for its noise is loaded without it."""
+    if name == "DPMSolverSDEScheduler":
+        sys.modules.setdefault("torchsde", ModuleType("torchsde"))
+        module = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde")
+        return getattr(module, name), module
+    cls = getattr(importlib.import_module("diffusers"), name)
+    return cls, importlib.import_module(cls.__module__)
+
+
 @contextmanager
 def scheduler(name: str, noises: Sequence[Array] = (), **config: Any) -> Iterator[Any]:
     """A diffusers scheduler in double precision; ``noises`` are handed out where it would draw its own."""
-    cls = getattr(importlib.import_module("diffusers"), name)
-    module = importlib.import_module(cls.__module__)
+    cls, module = scheduler_class(name)
     supply = iter(noises)
     original = getattr(module, "randn_tensor", None)
     if original is not None:
         module.randn_tensor = lambda *_, **__: torch.from_numpy(next(supply))
     try:
         with double_precision(module), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # torch under NumPy 2
+            warnings.filterwarnings("ignore", "__array", DeprecationWarning)  # torch tensors under NumPy 2
+            warnings.filterwarnings("ignore", "divide by zero", RuntimeWarning)  # DEIS in the step to sigma 0
             yield cls(**config)
     finally:
         if original is not None:
@@ -102,26 +114,42 @@ def trajectory_of(
 
 
 def oracle_trajectory(
-    oracle: Any, parameterization: Parameterization, x: Array, sigmas: Array, **step: Any
+    oracle: Any,
+    parameterization: Parameterization,
+    x: Array,
+    sigmas: Array,
+    step: dict[str, Any],
+    path: Callable[..., torch.Tensor] | None = None,
 ) -> list[Array]:
     """The same for a diffusers scheduler on exactly these sigmas, scaled to x0 + sigma * eps.
 
     The clock is ours: diffusers' multistep schedulers round theirs to integers, which is no part of the solver.
     """
-    steps, variance_exploding = len(sigmas) - 1, hasattr(oracle, "sigmas") and "Discrete" in type(oracle).__name__
-    oracle.set_timesteps(steps)
-    heun = type(oracle).__name__ == "HeunDiscreteScheduler"
-    levels = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]]) if heun else sigmas
-    oracle.sigmas = torch.from_numpy(levels.copy())
-    oracle.set_begin_index(0)
-    scale = [1.0 if variance_exploding else float(np.sqrt(1 + sigma**2)) for sigma in levels]
+    kind = type(oracle).__name__
+    variance_exploding = "Discrete" in kind or kind == "DPMSolverSDEScheduler"
+    if kind in ("LCMScheduler", "TCDScheduler"):
+        oracle.set_timesteps(timesteps=[round(parameterization.sigma_to_timestep(sigma)) for sigma in sigmas[:-1]])
+    else:
+        oracle.set_timesteps(len(sigmas) - 1)
+    oracle.noise_sampler = path  # read by DPMSolverSDEScheduler only
+    levels, clocked = sigmas, sigmas
+    if kind in ("HeunDiscreteScheduler", "DPMSolverSDEScheduler"):  # two evaluations a step
+        levels = np.concatenate([sigmas[:1], np.repeat(sigmas[1:-1], 2), sigmas[-1:]])
+        clocked = levels.copy()
+        if kind == "DPMSolverSDEScheduler":
+            clocked[1:-1:2] = np.sqrt(sigmas[:-2] * sigmas[1:-1])
+    if hasattr(oracle, "sigmas"):
+        oracle.sigmas = torch.from_numpy(levels.copy())
+    if hasattr(oracle, "set_begin_index"):
+        oracle.set_begin_index(0)
+    scale = [1.0 if variance_exploding else float(np.sqrt(1 + sigma**2)) for sigma in clocked]
     sample, seen = torch.from_numpy(x / scale[0]), []
-    for i, sigma in enumerate(levels[:-1]):
+    for i, sigma in enumerate(clocked[:-1]):
         seen.append(sample.numpy() * scale[i])
-        clock = parameterization.sigma_to_timestep(sigma)
         timestep = oracle.timesteps[i]
-        inputs = oracle.scale_model_input(sample, timestep).numpy()
-        output = torch.from_numpy(network(inputs, clock))
-        extra = {name: torch.from_numpy(values[i]) for name, values in step.items()}
+        inputs = sample.numpy() / (np.sqrt(1 + sigma**2) if variance_exploding else 1)
+        oracle.scale_model_input(sample, timestep)
+        output = torch.from_numpy(network(inputs, parameterization.sigma_to_timestep(sigma)))
+        extra = {name: torch.from_numpy(v[i]) if isinstance(v, np.ndarray) else v for name, v in step.items()}
         sample = oracle.step(output, timestep, sample, **extra).prev_sample
     return [*seen, sample.numpy()]

@@ -5,16 +5,13 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from google.protobuf import text_format
 from tokenizers import Tokenizer
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from export.repository import write
 from service.engines.contract import DESCRIPTION, load_descriptions
-from tests.export.conftest import Exported
-from tests.models import export_tiny
+from tests.conftest import Exported
 
 
 def config(exported: Exported, role: str) -> ModelConfig:

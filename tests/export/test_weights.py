@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 
 from export.weights import rebuild
 from service.errors import UnknownModel
-from tests.export.conftest import Exported
+from tests.conftest import Exported
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def pipelines(exported: Exported) -> tuple[StableDiffusionPipeline, StableDiffus
 
 
 def test_rebuilt_modules_compute_the_same_bits(pipelines) -> None:
-    original, rebuilt = pipelines
+    original, _ = pipelines
     ids = original.tokenizer("a red cube", padding="max_length", return_tensors="pt").input_ids
     sample = torch.randn(1, 4, 6, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -6,11 +6,12 @@ Coordinates: x in [-1, 1] to the right, y in [-1, 1] downwards; a pixel is 2 / s
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32
 TILE = 512
 
 

@@ -9,8 +9,9 @@ from training.world.canvas import Array, Canvas, fractal, mix, rgb, sample, smoo
 from training.world.scene import Quality, Scene, generator
 
 WALLS = {
-    "grey": rgb(0.62, 0.63, 0.65), "cream": rgb(0.93, 0.87, 0.74), "rose": rgb(0.93, 0.68, 0.72), "sky": rgb(0.46, 0.70, 0.92),
-    "mint": rgb(0.60, 0.86, 0.70), "lilac": rgb(0.74, 0.66, 0.90), "charcoal": rgb(0.20, 0.21, 0.24),
+    "grey": rgb(0.62, 0.63, 0.65), "cream": rgb(0.93, 0.87, 0.74), "rose": rgb(0.93, 0.68, 0.72),
+    "sky": rgb(0.46, 0.70, 0.92), "mint": rgb(0.60, 0.86, 0.70), "lilac": rgb(0.74, 0.66, 0.90),
+    "charcoal": rgb(0.20, 0.21, 0.24),
 }  # fmt: skip
 FLAWLESS = Quality()
 
@@ -41,8 +42,11 @@ def _studio(scene: Scene, size: int, rng: np.random.Generator) -> Array:
     wall = WALLS[scene.backdrop]
     spot = np.hypot(canvas.x[None, :] - rng.uniform(-0.25, 0.25), 0.8 * (canvas.y[:, None] + 0.55))
     canvas.rgb[:] = wall * (1.06 - 0.30 * smoothstep(0.1, 1.5, spot))[..., None]
-    floor = {"plain": _paper, "wood": _planks, "checkered": _tiles}[scene.floor]
-    floor(canvas, wall, rng)
+    if scene.floor == "plain":
+        _paper(canvas)
+    else:
+        row, colour = (_planks if scene.floor == "wood" else _tiles)(canvas, rng)
+        _lay(canvas, row, colour, wall)
     side = float(rng.choice((-1.0, 1.0)))
     _place(canvas, scene, _unit(0.7 * side, 1.05, -0.8), rgb(1.0, 1.0, 0.98), mix(wall, rgb(1, 1, 1), 0.4), rng, 0.5)
     return canvas.rgb
@@ -66,7 +70,7 @@ def _place(
             solids.paint(canvas, p, sun, tint, bounce, zenith)
 
 
-def _paper(canvas: Canvas, wall: Array, rng: np.random.Generator) -> None:
+def _paper(canvas: Canvas) -> None:
     """Seamless paper: the wall bends into a lighter floor."""
     bend = smoothstep(canvas.horizon - 0.02, canvas.horizon + 0.35, canvas.y)[:, None] + 0 * canvas.x[None, :]
     shade = 1.0 + 0.13 * bend - 0.16 * np.exp(-(((canvas.y[:, None] - canvas.horizon) / 0.16) ** 2))
@@ -80,7 +84,7 @@ def _floor_coordinates(canvas: Canvas) -> tuple[int, Array, Array, Array]:
     return row, canvas.x[None, :] * t, solids.FOCAL * t + 0 * canvas.x[None, :], canvas.pixel * t
 
 
-def _planks(canvas: Canvas, wall: Array, rng: np.random.Generator) -> None:
+def _planks(canvas: Canvas, rng: np.random.Generator) -> tuple[int, Array]:
     """Boards running towards the camera, each of its own shade, with grain and dark joints."""
     row, x, z, footprint = _floor_coordinates(canvas)
     board = np.floor(x / 0.5)
@@ -88,17 +92,15 @@ def _planks(canvas: Canvas, wall: Array, rng: np.random.Generator) -> None:
     grain = sample(fractal(1.2, 3), x * 0.7 + board * 0.37, z * 0.05 + board * 0.61)
     joint = smoothstep(0.5, 1.6, np.abs((x / 0.5) % 1 - 0.5) * 2 * 0.5 / (0.5 - 1.5 * np.maximum(footprint, 0.012)))
     colour = mix(rgb(0.46, 0.28, 0.15), rgb(0.66, 0.43, 0.25), np.clip(tone + 0.12 * grain, 0, 1))
-    colour = colour * (1 - 0.35 * joint)[..., None]
-    _lay(canvas, row, colour, wall)
+    return row, colour * (1 - 0.35 * joint)[..., None]
 
 
-def _tiles(canvas: Canvas, wall: Array, rng: np.random.Generator) -> None:
+def _tiles(canvas: Canvas, rng: np.random.Generator) -> tuple[int, Array]:
     """Checkered tiles, box-filtered over the footprint of a pixel (IQ's integral form)."""
     row, x, z, footprint = _floor_coordinates(canvas)
     checker = _square(x * 1.1 + 0.25, footprint * 1.1) * _square(z * 0.55 + rng.uniform(), footprint * 1.6)
     checker *= smoothstep(0.02, 0.3, canvas.y[row:, None] - canvas.horizon)
-    colour = mix(rgb(0.16, 0.16, 0.18), rgb(0.93, 0.92, 0.89), 0.5 + 0.5 * checker)
-    _lay(canvas, row, colour, wall)
+    return row, mix(rgb(0.16, 0.16, 0.18), rgb(0.93, 0.92, 0.89), 0.5 + 0.5 * checker)
 
 
 def _square(x: Array, width: Array) -> Array:

@@ -15,7 +15,8 @@ FOCAL = 2.2
 PIGMENTS = {
     "red": rgb(0.88, 0.07, 0.08), "orange": rgb(1.0, 0.47, 0.03), "yellow": rgb(0.99, 0.86, 0.08),
     "green": rgb(0.08, 0.62, 0.16), "turquoise": rgb(0.06, 0.78, 0.76), "blue": rgb(0.08, 0.22, 0.88),
-    "purple": rgb(0.50, 0.12, 0.76), "pink": rgb(1.0, 0.46, 0.70), "white": rgb(0.96, 0.96, 0.95), "black": rgb(0.07, 0.07, 0.08),
+    "purple": rgb(0.50, 0.12, 0.76), "pink": rgb(1.0, 0.46, 0.70),
+    "white": rgb(0.96, 0.96, 0.95), "black": rgb(0.07, 0.07, 0.08),
 }  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def cast_shadows(canvas: Canvas, placed: list[Placed], sun: Array, strength: flo
     px, pz = x[None, :] * t, FOCAL * t + 0 * x[None, :]
     light = np.ones_like(px)
     for p in placed:
-        d = np.maximum(p.distance(px, np.float32(0), pz), 0)
+        d = np.maximum(p.distance(px, np.zeros_like(px), pz), 0)
         light *= 1 - 0.55 * np.exp(-d / (0.22 * p.s))
         light *= 1 - strength * (1 - _visibility(p, px, pz, sun))
     full = np.repeat(np.repeat(light, 2, 0), 2, 1)
@@ -152,7 +153,7 @@ def _shade(
     p: Placed, n: Array, view: Array, sun: Array, tint: Array, bounce: Array, sky: Array, height: Array
 ) -> Array:
     """Wrapped diffuse, sky and floor light, Blinn-Phong highlight and a Fresnel rim."""
-    pigment = PIGMENTS[p.solid.colour] if p.solid.colour in PIGMENTS else bounce
+    pigment = PIGMENTS[p.solid.colour]
     facing = n @ sun
     diffuse = np.clip((facing + 0.25) / 1.25, 0, 1)
     up = 0.5 + 0.5 * n[..., 1]

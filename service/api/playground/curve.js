@@ -17,7 +17,7 @@ export function spark(sigmas) {
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, svg("polyline", { points }));
 }
 
-// `curves`: [{title, series, active, plan: {recipe, steps}}]; the active ones are drawn last and with dots.
+// `curves`: [{title, evidence, series, active, plan: {recipe, steps}}]; the active ones are drawn last and with dots.
 export function drawChart(figure, curves) {
   const width = Math.max(280, figure.clientWidth);
   const height = width < 560 ? 240 : 300;
@@ -89,12 +89,13 @@ function dots({ plan: { recipe, steps }, series, title }, { x, y }) {
 
 // What the chart's colours mean, and what each recipe costs.
 export function drawLegend(list, curves) {
-  list.replaceChildren(...curves.filter(({ active }) => active).map(({ title, series, plan: { recipe, steps } }) => {
+  list.replaceChildren(...curves.filter(({ active }) => active).map(({ title, evidence, series, plan: { recipe, steps } }) => {
     const rows = steps.reduce((sum, step) => sum + step.rows.length, 0);
     return el("li", {},
       el("span", { class: `swatch series-${series}` }),
       el("strong", {}, title),
-      el("span", { class: "quiet numeric" }, `${recipe.sampler}, ${recipe.schedule}: ${steps.length} network calls, ${rows} rows`));
+      el("span", { class: "quiet numeric" }, `${recipe.sampler}, ${recipe.schedule}: ${steps.length} network calls, ${rows} rows`),
+      el("p", { class: "quiet" }, evidence));
   }));
 }
 

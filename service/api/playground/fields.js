@@ -33,8 +33,11 @@ export function showError(error, { focus = true } = {}) {
     control.setAttribute("aria-invalid", "true");
     control.setAttribute("aria-describedby", id);
   }
-  field.append(el("p", { class: "error", id, role: "alert" }, error.message));
-  if (focus) (controls.find((control) => control.name === error.param) ?? controls[0]).focus();
+  const message = el("p", { class: "error", id, role: "alert" }, error.message.replace(`${error.param}: `, ""));
+  field.append(message);
+  if (!focus) return;
+  (controls.find((control) => control.name === error.param) ?? controls[0]).focus();
+  message.scrollIntoView({ block: "nearest" });
 }
 
 export function clearErrors() {

@@ -25,8 +25,8 @@ export function setUp(what) {
   fillSizes();
 }
 
-function presetCard({ id, title, description, evidence }) {
-  return el("label", { class: "preset", title: evidence },
+function presetCard({ id, title, description }) {
+  return el("label", { class: "preset" },
     el("input", { type: "radio", name: "preset", value: id }),
     el("span", { class: "words" }, el("strong", {}, title), el("small", {}, description)),
     el("span", { class: "spark", "data-preset": id }));
@@ -51,6 +51,7 @@ export const chosen = () =>
 
 // One preset is a radio button; several are check boxes. The same inputs serve both.
 export function choose(ids, several = false) {
+  if (!several) ids = [ids[0] ?? model().default_preset];
   fields.compare.checked = several;
   for (const input of form.querySelectorAll("[name=preset]")) {
     input.type = several ? "checkbox" : "radio";
@@ -155,6 +156,12 @@ export function fillOverrides(body, recipe) {
   for (const name of OPTIONS)
     for (const [key, value] of Object.entries(body[name] ?? {}))
       if (fields[`${name}.${key}`]) fields[`${name}.${key}`].value = value;
+}
+
+// A pair that was just switched on starts where the recipe is, or where it changes nothing.
+export function startPair(name, recipe) {
+  const neutral = { guidance_interval: [0, recipe?.sigmas[0]], epsilon_scaling: { scale: 1, slope: 0 } };
+  if (name in PAIRS) fillPair(name, recipe?.[name] ?? neutral[name]);
 }
 
 function fillPair(name, value) {

@@ -11,7 +11,6 @@ import * as stage from "./stage.js";
 
 const EXAMPLES = [
   "mountains at dawn", "the sea at night", "a red ball in the desert at sunset", "a blue cube in a meadow", "a pine forest at noon",
-  "a yellow ring in the snow",
 ];
 const COLOURS = 6; // of curves
 const NARROW = matchMedia("(max-width: 60rem)");
@@ -26,18 +25,30 @@ let shown = null; // the pictures on the stage
 
 async function start() {
   const [models, { data: presets, samplers, schedules }] = await Promise.all([api.models(), api.presets()]);
+  clearErrors();
   form.setUp({ models, presets, samplers, schedules });
   await readHash();
   stage.expose([""], fields.size.value);
   await refresh();
+  listen();
+}
+
+// A service that is still starting, or is being replaced, is asked again.
+async function patiently() {
+  try {
+    await start();
+  } catch (error) {
+    showError(error);
+    setTimeout(patiently, 2000);
+  }
 }
 
 // What every preset is on the chosen model; asked once per model.
 async function presetPlans() {
   const { id: model, engine, precision } = form.model();
   const ask = ({ id }) => api.explain({ prompt: "", model, preset: id, seed: 0 });
-  plans[model] ??= Promise.all(form.presets().map(ask));
-  const known = Object.fromEntries((await plans[model]).map((plan) => [plan.recipe.preset, plan]));
+  plans[model] ??= await Promise.all(form.presets().map(ask));
+  const known = Object.fromEntries(plans[model].map((plan) => [plan.recipe.preset, plan]));
   form.sketch(known);
   byId("service").textContent = `${model} on ${engine}, ${precision}`;
   return known;
@@ -58,8 +69,8 @@ async function refresh() {
     if (error.name === "AbortError") return;
     showError(error, { focus: false });
   }
-  curves = form.presets().map(({ id, title }, index) =>
-    ({ title, series: index % COLOURS, active: id in active, plan: active[id] ?? known[id] }));
+  curves = form.presets().map(({ id, title, evidence }, index) =>
+    ({ title, evidence, series: index % COLOURS, active: id in active, plan: active[id] ?? known[id] }));
   drawChart(byId("chart"), curves);
   drawLegend(byId("legend"), curves);
   drawSteps(byId("steps-table"), curves);
@@ -81,8 +92,8 @@ async function generate() {
   for (const print of prints) addToFilm(print, () => show(prints, print));
   if (prints.length) {
     history.replaceState(null, "", toHash({ ...bodies[0], preset: bodies.map(({ preset }) => preset).join(",") }));
-    await select(sheet, prints[0]);
-  } else if (shown) await show(shown, shown[0]);
+    select(sheet, prints[0]);
+  } else if (shown) show(shown, shown[0]);
   else stage.expose([""], bodies[0].size);
   report(made.find(({ status }) => status === "rejected")?.reason);
 }
@@ -118,24 +129,25 @@ function begin(bodies) {
   return () => {
     clearInterval(ticking);
     stage.busy(false);
+    byId("timing").replaceChildren();
     page.classList.remove("running");
   };
 }
 
-async function show(prints, print) {
+function show(prints, print) {
   const { width, height } = print.recipe;
   stage.expose(prints.map(({ title }) => title), `${width}x${height}`);
   prints.forEach((one, index) => stage.place(index, one, prints.length > 1 && (() => select(prints, one))));
-  await select(prints, print);
+  select(prints, print);
 }
 
 // The facts of one of the pictures on the stage. A sheet may have gaps where pictures failed.
-async function select(sheet, print) {
+function select(sheet, print) {
   shown = sheet.filter(Boolean);
   stage.pick(sheet.indexOf(print));
   markOnFilm(print);
   const { model, preset } = print.recipe;
-  const { recipe } = (await plans[model]).find((plan) => plan.recipe.preset === preset);
+  const { recipe } = plans[model].find((plan) => plan.recipe.preset === preset);
   stage.describe(print, recipe, reuse);
 }
 
@@ -168,12 +180,34 @@ function changed({ target }) {
   clearErrors();
   if (target.name === "compare") form.choose(form.chosen(), target.checked);
   if (target.name === "model") form.fillSizes();
+  if (target.value === "on") form.startPair(target.name, curves.find(({ active }) => active)?.plan.recipe);
   if (target.name === "keep") form.keepSeed(target.checked ? shown?.[0].recipe.seed ?? form.randomSeed() : null);
   return refresh();
 }
 
-const shortcut = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
-byId("shortcut").textContent = shortcut;
+function listen() {
+  page.addEventListener("submit", guarded(generate));
+  page.addEventListener("change", guarded(changed));
+  fields.seed.addEventListener("input", () => (fields.keep.checked = true));
+  byId("dice").addEventListener("click", () => form.keepSeed(form.randomSeed()));
+  byId("clear").addEventListener("click", guarded(async () => {
+    form.clearOverrides();
+    await refresh();
+  }));
+  byId("cancel").addEventListener("click", () => running?.abort());
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") running?.abort();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) page.requestSubmit();
+  });
+  addEventListener("hashchange", guarded(async () => {
+    await readHash();
+    await refresh();
+  }));
+  new ResizeObserver(() => drawChart(byId("chart"), curves)).observe(byId("chart"));
+  byId("generate").disabled = false;
+}
+
+byId("shortcut").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 byId("examples").append(...EXAMPLES.map((text) => el("li", {}, el("button", {
   type: "button",
   onclick() {
@@ -181,24 +215,4 @@ byId("examples").append(...EXAMPLES.map((text) => el("li", {}, el("button", {
     fields.prompt.focus();
   },
 }, text))));
-
-page.addEventListener("submit", guarded(generate));
-page.addEventListener("change", guarded(changed));
-fields.seed.addEventListener("input", () => (fields.keep.checked = true));
-byId("dice").addEventListener("click", guarded(async () => form.keepSeed(form.randomSeed())));
-byId("clear").addEventListener("click", guarded(async () => {
-  form.clearOverrides();
-  await refresh();
-}));
-byId("cancel").addEventListener("click", () => running?.abort());
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) page.requestSubmit();
-});
-addEventListener("hashchange", guarded(async () => {
-  await readHash();
-  await refresh();
-}));
-new ResizeObserver(() => curves.length && drawChart(byId("chart"), curves)).observe(byId("chart"));
-
-guarded(start)();
+patiently();

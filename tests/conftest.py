@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from service.engines.contract import ModelDescription
-from tests.models import export_tiny, tiny_sd
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    from tests.models import export_tiny, tiny_sd  # brings torch, which most tests do not need
+
     folder = tmp_path_factory.mktemp("exported")
     checkpoint = tiny_sd(folder / "checkpoint")
     return Exported(checkpoint, folder / "repository", export_tiny(checkpoint, folder / "repository"))

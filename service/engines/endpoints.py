@@ -1,0 +1,231 @@
+"""Triton servers over gRPC: which one serves a call, and what happens when one does not.
+
+A network call changes nothing on the server, so it is simply repeated: on another endpoint, or on the same one once it
+answers again. A Python model whose process died is unloaded and loaded, which Triton does not do by itself. Only when
+no endpoint has answered for PATIENCE seconds does the caller hear of it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from service.engines.contract import Array, ModelDescription, Network, Ticket
+from service.engines.tensors import Inputs
+from service.errors import DarkroomError, EngineFailure, Unavailable
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5.0  # seconds without an answer from any endpoint before callers are told
+PAUSE = 0.1  # seconds between two attempts of one call
+COMEBACK = 2.0  # seconds after which an endpoint that was away is tried again while others answer
+LOOK = 0.02  # seconds between two looks at the ticket while a call runs
+CALL_LIMIT = 30.0  # seconds after which an endpoint that does not answer counts as away
+CONTROL_LIMIT = 1.0  # the same for questions about the server, which are answered at once
+LOAD_LIMIT = 60.0
+
+CHANNEL = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+)
+DTYPES = {"fp32": ("FP32", np.float32), "int64": ("INT64", np.int64)}
+
+
+class Away(Unavailable):
+    """This endpoint cannot serve the call now; another attempt may succeed."""
+
+
+class Endpoint:
+    """One Triton server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.calls = 0  # in flight
+        self.away_since: float | None = None
+        self.next_try = 0.0
+        self._channel = grpc.insecure_channel(url, CHANNEL)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+        self.precisions: dict[str, str] = {}  # of the models that it has shown to serve
+        self._verified: set[str] = set()
+        self._lives: dict[str, int] = {}  # entry -> times it was loaded again
+        self._loading = threading.Lock()
+
+    def infer(self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket) -> list[Array]:
+        """The outputs of a network; Away when another attempt may succeed."""
+        self.verify(model)
+        life = self._lives.get(network.entry, 0)
+        try:
+            future = self._stub.ModelInfer.future(_request(network, inputs), timeout=_seconds(ticket))
+            answer = _wait(future, ticket)
+        except grpc.RpcError as error:
+            if "Stub process" in (error.details() or "") and error.code() == grpc.StatusCode.INTERNAL:
+                self._revive(network.entry, life)
+            raise self._problem(error, network.entry, ticket) from error
+        return _outputs(network, answer)
+
+    def verify(self, model: ModelDescription) -> None:
+        """The server must show that it serves this very description, before the first call and after every absence."""
+        if model.name in self._verified:
+            return
+        for network in model.networks.values():
+            question = pb.ModelConfigRequest(name=network.entry)
+            parameters = self._ask(self._stub.ModelConfig, question, network.entry).config.parameters
+            digest = parameters["digest"].string_value or "none"
+            if digest != model.digest:
+                raise Away(
+                    f"{network.entry} on Triton at {self.url} has the digest {digest}, the description of {model.name} "
+                    f"{model.digest}: both need the same export"
+                )
+        self.precisions[model.name] = parameters["precision"].string_value
+        self._verified.add(model.name)
+
+    def lost(self) -> None:
+        """Remember that it did not answer; it must show again what it serves."""
+        self._verified.clear()
+        self.away_since = self.away_since or time.monotonic()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _ask(self, method: Callable[..., Any], request: Any, entry: str, limit: float = CONTROL_LIMIT) -> Any:
+        try:
+            return method(request, timeout=limit)
+        except grpc.RpcError as error:
+            raise self._problem(error, entry, Ticket()) from error
+
+    def _problem(self, error: grpc.RpcError, entry: str, ticket: Ticket) -> Exception:
+        """gRPC's status as an error of ours; what Triton wrote is for the log."""
+        code = error.code()
+        log.warning("Triton at %s, %s: %s %s", self.url, entry, code.name, error.details())
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            ticket.check()
+        if code == grpc.StatusCode.NOT_FOUND:
+            return Away(f"{entry} is not loaded on Triton at {self.url}")
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+            return Away(f"Triton at {self.url} does not answer")
+        if "Stub process" in (error.details() or ""):
+            return Away(f"{entry} on Triton at {self.url} has ended and is being loaded again")
+        return EngineFailure(f"{entry} failed on Triton")
+
+    def _revive(self, entry: str, life: int) -> None:
+        """Unload and load a model whose process has died, once per death however many calls notice it."""
+        with self._loading:
+            if self._lives.get(entry, 0) != life:
+                return
+            log.warning("the process of %s on Triton at %s has died: loading it again", entry, self.url)
+            unload, load = self._stub.RepositoryModelUnload, self._stub.RepositoryModelLoad
+            self._ask(unload, pb.RepositoryModelUnloadRequest(model_name=entry), entry, LOAD_LIMIT)
+            self._ask(load, pb.RepositoryModelLoadRequest(model_name=entry), entry, LOAD_LIMIT)
+            self._lives[entry] = life + 1
+
+
+class Endpoints:
+    """All servers that may serve a call."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self._endpoints = [Endpoint(url) for url in urls]
+        self._lock = threading.Lock()
+
+    def infer(self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket) -> list[Array]:
+        """The outputs of a network from whoever can."""
+        while True:
+            ticket.check()
+            endpoint = self._choose()
+            try:
+                outputs = endpoint.infer(model, network, inputs, ticket)
+            except Away:
+                endpoint.lost()
+                if self._all_away():
+                    raise
+                ticket.cancelled.wait(PAUSE)
+            else:
+                endpoint.away_since = None
+                return outputs
+            finally:
+                with self._lock:
+                    endpoint.calls -= 1
+
+    def greet(self, model: ModelDescription) -> None:
+        """Ask every server what it serves; one that is away is asked again when it is needed."""
+        for endpoint in self._endpoints:
+            with suppress(Away):
+                endpoint.verify(model)
+
+    def precision(self, model: str) -> str:
+        """What the servers compute in, as far as they have been heard."""
+        return next((each.precisions[model] for each in self._endpoints if model in each.precisions), "unknown")
+
+    def close(self) -> None:
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    def _choose(self) -> Endpoint:
+        """One that may have come back, else the least busy that answers, else the one not tried for longest."""
+        now = time.monotonic()
+        with self._lock:
+            back = [each for each in self._endpoints if each.away_since and each.next_try <= now]
+            here = [each for each in self._endpoints if not each.away_since]
+            chosen = min(
+                back or here or self._endpoints,
+                key=lambda each: (each.next_try if each.away_since else 0.0, each.calls),
+            )
+            chosen.calls += 1
+            chosen.next_try = now + COMEBACK
+            return chosen
+
+    def _all_away(self) -> bool:
+        now = time.monotonic()
+        return all(each.away_since and now - each.away_since > PATIENCE for each in self._endpoints)
+
+
+def _request(network: Network, inputs: Inputs) -> pb.ModelInferRequest:
+    """Triton's view of the inputs: a number per row travels as [rows, 1]."""
+    request = pb.ModelInferRequest(model_name=network.entry)
+    for tensor in network.inputs:
+        kind, dtype = DTYPES[tensor.dtype]
+        array = np.ascontiguousarray(inputs[tensor.name], dtype)
+        request.inputs.add(name=tensor.name, datatype=kind, shape=array.shape if tensor.shape else (len(array), 1))
+        request.raw_input_contents.append(array.tobytes())
+    for tensor in network.outputs:
+        request.outputs.add(name=tensor.name)
+    return request
+
+
+def _outputs(network: Network, answer: pb.ModelInferResponse) -> list[Array]:
+    """Arrays in the order of the description, whatever the order of the answer."""
+    found = {
+        output.name: np.frombuffer(content, np.float32).reshape(tuple(output.shape)).copy()
+        for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
+    }
+    return [found[tensor.name] for tensor in network.outputs]
+
+
+def _seconds(ticket: Ticket) -> float:
+    """How long a call may take."""
+    return CALL_LIMIT if ticket.deadline is None else min(CALL_LIMIT, max(0.0, ticket.deadline - time.monotonic()))
+
+
+def _wait(future: Any, ticket: Ticket) -> pb.ModelInferResponse:
+    """The answer; if the request must not go on, the call is cancelled on the server too."""
+    while True:
+        try:
+            return future.result(timeout=LOOK)
+        except grpc.FutureTimeoutError:
+            try:
+                ticket.check()
+            except DarkroomError:
+                future.cancel()
+                raise

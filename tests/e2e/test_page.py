@@ -1,0 +1,342 @@
+"""The page in a real Chromium against a real server."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Route
+
+from service.app import create_app
+from service.engines.gaussian import GaussianEngine
+from service.images import PNG_KEY
+from service.settings import ROOT, Settings
+from tests.e2e.browser import Visit, chromium, serving
+
+pytestmark = pytest.mark.browser
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+POSTCARD = ROOT / "model_repository" / "postcard_unet"
+
+Open = Callable[..., Visit]
+
+
+class Patient(GaussianEngine):
+    """An engine that can be made to wait before every network call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.go.set()
+
+    def predict(self, *arguments, **named):
+        self.go.wait(10)
+        return super().predict(*arguments, **named)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Patient:
+    return Patient()
+
+
+@pytest.fixture(scope="module")
+def address(engine: Patient) -> Iterator[str]:
+    with serving(create_app(Settings(engine="gaussian"), engine)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Open]:
+    """Opens the page in a fresh browser profile; the options are those of Playwright's contexts."""
+    opened = []
+
+    def visit(fragment: str = "", **options) -> Visit:
+        defaults = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+        context = browser.new_context(**(defaults | options))
+        opened.append(context)
+        one = Visit(context.new_page(), address)
+        one.open(fragment)
+        return one
+
+    yield visit
+    for context in opened:
+        context.close()
+
+
+def test_prompt_becomes_picture(visit: Open):
+    one = visit()
+    one.generate("mountains at dawn")
+    picture = Image.open(io.BytesIO(one.picture()))
+    assert (picture.format, picture.size) == ("PNG", (256, 256))
+    assert one.page.get_attribute(".paper img", "alt") == "mountains at dawn"
+    assert one.recipe() == json.loads(picture.text[PNG_KEY])
+    assert one.page.locator("#timing dt").all_text_contents() == ["Queue", "Text encode", "Denoise", "Decode", "Encode"]
+    assert one.complaints == []
+
+
+def test_every_file_of_the_page_is_served_and_nothing_comes_from_elsewhere(visit: Open, address: str):
+    one = visit()
+    loaded = one.page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(name.startswith(address) for name in loaded)
+    icon = httpx.get(address + one.page.get_attribute("link[rel=icon]", "href"))
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
+
+
+def test_works_under_the_strictest_policy(visit: Open, address: str):
+    """No inline script, style or handler; nothing from elsewhere."""
+    policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
+
+    def strict(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, headers={**response.headers, "content-security-policy": policy})
+
+    one = visit()
+    one.page.route(address, strict)
+    one.open()
+    assert one.page.evaluate("fetch('data:,').then(() => 'allowed', () => 'refused')") == "refused"
+    one.complaints.clear()
+    one.generate("the sea")
+    assert one.picture()
+    assert one.complaints == []
+
+
+def test_waits_for_a_service_that_starts(visit: Open, address: str):
+    one = visit()
+    one.page.route(
+        address + "v1/presets", lambda route: route.fulfill(status=503, json={"error": {"message": "starting"}})
+    )
+    one.page.goto("about:blank")
+    one.page.goto(address)
+    one.page.wait_for_function("document.getElementById('problem').textContent === 'starting'")
+    one.page.unroute_all()
+    one.page.wait_for_selector("#generate:enabled")
+    assert one.page.text_content("#problem") == ""
+    one.generate("the sea")
+
+
+def test_compares_presets_for_one_prompt_and_seed(visit: Open):
+    one = visit()
+    one.page.check("[name=compare]")
+    for name in ("fast", "ays", "balanced"):
+        one.page.check(f"[name=preset][value={name}]")
+    one.generate("the sea at night")
+    titles = one.page.locator(".frame figcaption strong").all_text_contents()
+    assert sorted(titles) == ["Align Your Steps", "Balanced", "Fast"]
+    recipes, pictures = [], set()
+    for index in range(3):
+        one.page.click(f".pick >> nth={index}")
+        recipes.append(one.recipe())
+        pictures.add(one.picture())
+    assert {recipe["preset"] for recipe in recipes} == {"fast", "ays", "balanced"}
+    assert len({(recipe["prompt"], recipe["seed"]) for recipe in recipes}) == 1
+    assert len(pictures) == one.page.locator("#film button").count() == 3
+
+
+def test_curves_are_those_of_explain(visit: Open, address: str):
+    one = visit()
+    for name in ("fast", "quality"):
+        one.page.check(f"[name=preset][value={name}]")
+        steps = httpx.post(address + "v1/explain", json={"prompt": "", "preset": name}).json()["steps"]
+        one.page.wait_for_function("n => document.querySelectorAll('.dot').length === n", arg=len(steps))
+        assert one.page.locator(".dot.guided").count() == sum(len(step["rows"]) > 1 for step in steps)
+        assert one.page.locator("#steps-table tbody tr").count() == len(steps)
+
+
+WRONG = [
+    ("#steps", "0", "num_inference_steps"),
+    ("#seed", "-1", "seed"),
+    ("#sigmas", "5, 7, 0", "sigmas"),
+    ("#sigmas", "5, many, 0", "sigmas"),
+    ("#guidance", "1e9", "guidance_scale"),
+    ("#prompt", "x" * 40_000, "prompt"),
+]
+
+
+def test_error_stands_beside_its_field(visit: Open):
+    one = visit()
+    one.page.click("#advanced summary")
+    for selector, value, field in WRONG:
+        one.page.fill(selector, value)
+        one.page.keyboard.press("Control+Enter")
+        error = one.page.locator(f"[data-field={field}] > .error")
+        one.page.wait_for_function("id => document.activeElement.id === id", arg=selector[1:])
+        error.wait_for()
+        assert one.page.get_attribute(selector, "aria-invalid") == "true"
+        assert one.page.get_attribute(selector, "aria-describedby") == error.get_attribute("id")
+        assert one.page.locator(".error:visible").count() == 1
+        one.page.fill(selector, "")
+    one.generate("the sea")
+    assert one.page.locator(".error:visible").count() == 0
+
+
+def test_keyboard_alone(visit: Open):
+    one = visit()
+    press = one.page.keyboard.press
+    focused = "document.activeElement.name || document.activeElement.id"
+    while one.page.evaluate(focused) != "prompt":
+        press("Tab")
+    one.page.keyboard.type("a pine forest")
+    while one.page.evaluate(focused) != "preset":
+        press("Tab")
+    press("ArrowUp")
+    press("Control+Enter")
+    one.finished()
+    assert one.page.locator("#film button").count() == 1
+    press("Control+Enter")
+    one.page.wait_for_function("document.querySelectorAll('#film button').length === 2")
+    assert one.recipe()["preset"] == "ays"
+    while one.page.evaluate("!document.activeElement.closest('#film')"):
+        press("Tab")
+    press("ArrowRight")
+    press("Enter")
+    assert one.page.get_attribute("#film [aria-current=true]", "aria-label").startswith("Picture 1: a pine forest")
+
+
+def test_phone_never_scrolls_sideways(visit: Open):
+    one = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    one.page.click("#advanced summary")
+    one.page.select_option("#sampler", "dpmpp_2m_sde")
+    one.page.select_option("#interval", "on")
+    one.page.select_option("#scaling", "on")
+    one.page.click("#steps-details summary")
+    one.generate("unbroken" * 40)
+    assert 0 <= one.page.locator(".paper").bounding_box()["y"] < 740, "the picture is in view"
+    one.page.click(".json summary")
+    assert one.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_hostile_prompt_stays_text(visit: Open):
+    prompt = """<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'"&\u202e💥"""
+    one = visit()
+    one.generate(prompt)
+    assert one.page.text_content(".prompt") == prompt
+    assert one.page.get_attribute(".paper img", "alt") == prompt
+    assert one.page.evaluate("window.hacked") is None
+    shared = one.page.evaluate("location.hash")
+    again = visit(shared)
+    assert again.page.input_value("#prompt") == prompt
+    assert again.page.evaluate("window.hacked") is None
+    assert one.complaints == again.complaints == []
+
+
+def test_hostile_address_leaves_a_page_that_works(visit: Open):
+    one = visit()
+    for fragment in ("#seed=[1]&preset=nope&sigmas=x", "#model=nope", "#%00=%ff&sampler_options=null&prompt", "#[]{}"):
+        one.open(fragment)
+        one.page.check("[name=preset][value=fast]")
+        one.page.select_option("#model", "gaussian")
+        one.page.fill("#seed", "3")
+        one.generate("the sea")
+        assert one.picture()
+
+
+CHANGES = (
+    {"#size": "64x64"},
+    {"#sampler": "dpmpp_2m_sde", "[name='sampler_options.eta']": "0.5", "#steps": "9"},
+    {"#schedule": "karras", "[name='schedule_options.rho']": "5", "#negative": "rain", "#guidance": "2"},
+    {"#interval": "off", "#scaling": "on", "[name='epsilon_scaling.scale']": "1.01"},
+    {"#sigmas": "[20, 5, 1, 0.2, 0]", "#size": "384x256"},
+)
+
+
+def test_use_this_recipe_gives_the_same_bytes(visit: Open):
+    one = visit()
+    one.page.click("#advanced summary")
+    for count, changes in enumerate(CHANGES):
+        for selector, value in changes.items():
+            one.set(selector, value)
+        one.generate("a blue cube in a meadow")
+        first, recipe = one.picture(), one.recipe()
+        one.page.click("#clear")
+        one.page.check("[name=preset][value=fast]")
+        one.set("#size", "64x64")
+        one.set("#seed", "1")
+        one.page.click("text=Use this recipe")
+        one.finished("The recipe is in the form.")
+        one.generate()
+        assert (one.picture(), one.recipe()) == (first, recipe)
+        assert one.page.locator("#film button").count() == 2 * (count + 1)
+        one.page.click("#clear")
+        one.page.uncheck("[name=keep]")
+
+
+def test_address_is_the_recipe(visit: Open):
+    one = visit()
+    one.page.click("#advanced summary")
+    for selector, value in CHANGES[1].items():
+        one.set(selector, value)
+    one.generate("the sea & 50% of #snow at night+day")
+    first, recipe = one.picture(), one.recipe()
+    one.open(one.page.evaluate("location.hash"))
+    one.generate()
+    assert (one.picture(), one.recipe()) == (first, recipe)
+
+
+def test_cancel_leaves_the_picture_before(visit: Open, engine: Patient):
+    one = visit()
+    one.generate("first")
+    before = one.picture()
+    engine.go.clear()
+    one.page.fill("#prompt", "second")
+    one.page.click("#generate")
+    one.page.wait_for_selector(".developing")
+    assert one.page.get_attribute("#stage", "aria-busy") == "true"
+    one.page.keyboard.press("Escape")
+    one.finished("Cancelled.")
+    engine.go.set()
+    assert one.picture() == before
+    assert one.page.locator("#film button").count() == 1
+    one.generate("third")
+    assert one.picture() != before
+
+
+def test_nothing_moves_when_the_picture_arrives(visit: Open):
+    one = visit()
+    places = "['#film', '#stage', '.schedule'].map((s) => document.querySelector(s).getBoundingClientRect().top)"
+    before = one.page.evaluate(places)
+    one.page.fill("#prompt", "the sea")
+    one.page.click("#generate")
+    one.finished()
+    assert one.page.evaluate(places) == before
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_text_is_readable(visit: Open, scheme: str):
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 for every visible text, in both themes."""
+    one = visit(color_scheme=scheme, reduced_motion="reduce")
+    one.page.click("#advanced summary")
+    one.page.click("#steps-details summary")
+    one.page.fill("#steps", "0")
+    one.page.click("#generate")
+    one.page.wait_for_selector(".field > .error")
+    one.page.fill("#steps", "9")
+    one.generate("the sea")
+    brightness, poor = one.page.evaluate(CONTRAST)
+    assert (brightness < 0.1) == (scheme == "dark")
+    assert poor == []
+
+
+@pytest.mark.skipif(not POSTCARD.exists(), reason="the repository holds no Postcard")
+def test_postcard(browser: Browser):
+    with serving(create_app(Settings())) as address:
+        one = Visit(browser.new_page(), address)
+        one.open()
+        one.generate("a red ball in the desert at sunset")
+        first = one.picture()
+        one.page.click("text=Use this recipe")
+        one.finished("The recipe is in the form.")
+        one.generate()
+        assert one.picture() == first
+        assert Image.open(io.BytesIO(first)).size == (256, 256)
+        assert one.complaints == []
+        one.page.close()

@@ -1,0 +1,105 @@
+"""python -m export: what it writes, and what it says when it cannot."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from export.__main__ import main
+from tests.conftest import Exported
+
+
+def export(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.fixture
+def checkpoint(exported: Exported, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.checkpoint, tmp_path / "checkpoint"))
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_exporting_again_gives_the_same_bytes(exported, tmp_path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(exported.repository / "tiny_vae_decoder", repository / "tiny_vae_decoder")
+    (repository / "tiny_vae_decoder" / "1" / "model.onnx").write_bytes(b"an earlier version")
+    result = export(exported.checkpoint, "--out", repository, "--name", "tiny", "--size", "16x16", "--size", "32x16")
+    assert result.exit_code == 0, result.output
+    assert exported.description.digest in result.output
+    assert contents(repository) == contents(exported.repository)
+
+
+def unset(name: str) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "model_index.json", **{name: [None, None]})
+
+
+def lose_a_parameter(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["conv_in.weight"]
+    save_file(state, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model_index.json").unlink(), "has no model_index.json"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json is not JSON"),
+        (lambda folder: (folder / "model_index.json").write_text("[]"), "is not a JSON object"),
+        (lambda folder: edit(folder / "model_index.json", _class_name="Magic"), "Magic is not supported, only Stable"),
+        (unset("unet"), "names no unet"),
+        (lambda folder: edit(folder / "model_index.json", unet=["os", "system"]), "names no unet"),
+        (
+            lambda folder: edit(folder / "model_index.json", vae=["diffusers", "VQModel"]),
+            "vae: VQModel is not supported",
+        ),
+        (lambda folder: shutil.rmtree(folder / "text_encoder"), "text_encoder: the folder"),
+        (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink(), "vae: "),
+        (lambda folder: os.truncate(folder / "unet" / "diffusion_pytorch_model.safetensors", 1000), "unet: "),
+        (lose_a_parameter, "unet lacks 1 parameters, first conv_in.weight"),
+        (lambda folder: edit(folder / "scheduler" / "scheduler_config.json", prediction_type="magic"), "scheduler: "),
+    ],
+)
+def test_a_broken_checkpoint_is_refused_by_name(checkpoint, tmp_path, damage, message) -> None:
+    damage(checkpoint)
+    result = export(checkpoint, "--out", tmp_path / "repository")
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "16"], "16 is not a size such as 512x768"),
+        (["--size", "16x18"], "size 16x18: sides must be multiples of 4"),
+        (["--size", "0x16"], "size 0x16: sides must be multiples of 4"),
+        (["--name", "../up"], "../up is not made of"),
+        (["--colour", "red"], "No such option"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(exported, tmp_path, arguments, message) -> None:
+    result = export(exported.checkpoint, "--out", tmp_path / "repository", *arguments)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert not (tmp_path / "repository").exists()
+
+
+def test_help_lists_both_commands() -> None:
+    result = export("--help")
+    assert result.exit_code == 0
+    assert "write" in result.output
+    assert "verify" in result.output

@@ -1,0 +1,140 @@
+"""Latents, tokenizer and resumption: equalities."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import CLIPTokenizer
+
+from training import autoencoder, config, data, evaluate, text, unet
+from training.world import captions, draw
+
+ODD = ("", "A Red  ball", "emoji 🎈🦄!", "日本語 çÀ É ß", "it's 12:30", "\n\t x", "İstanbul ﬁ", "\x00\x7f", "a" * 60)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Any:
+    return data.render_seeds(range(12), 64)
+
+
+def test_pca_round_trip_is_a_projection(pictures: Any) -> None:
+    pca = autoencoder.fit(pictures, patch=16, channels=16, exponent=0.7)
+    latents = pca.encode(pictures)
+    pixels = pca.decode(latents)
+    again = (autoencoder.patches(pictures, 16) - pca.mean) @ pca.analysis @ pca.synthesis + pca.mean
+    assert latents.shape == (12, 16, 4, 4)
+    np.testing.assert_allclose(autoencoder.fit(pictures, 16, 16, 0.0).decode(latents * 0), pca.decode(latents * 0))
+    np.testing.assert_allclose(latents.std(), 1, atol=0.05)
+    np.testing.assert_allclose(latents.mean((0, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(pixels[0, :16, :16].reshape(-1), again[0, 0, 0], atol=1e-4)
+
+
+def test_full_rank_pca_is_the_identity() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    pca = autoencoder.fit(pixels, patch=4, channels=48, exponent=0.7)
+    np.testing.assert_allclose(pca.decode(pca.encode(pixels)), pixels / 127.5 - 1, atol=1e-3)
+
+
+def test_pca_file_round_trip(pictures: Any, tmp_path: Path) -> None:
+    pca = autoencoder.fit(pictures, patch=16, channels=4, exponent=0.5)
+    pca.save(tmp_path / "pca.npz")
+    np.testing.assert_array_equal(autoencoder.Pca.load(tmp_path / "pca.npz").encode(pictures), pca.encode(pictures))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> CLIPTokenizer:
+    return text.train_tokenizer([c for seed in range(400) for c in captions(draw(seed), 2)], 1200, 77)
+
+
+def test_tokenizers_agree(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    bare, wrapped = Tokenizer.from_file(str(tmp_path / "tokenizer.json")), CLIPTokenizer.from_pretrained(tmp_path)
+    for string in ODD + tuple(captions(draw(7), 4)):
+        assert wrapped(string)["input_ids"] == bare.encode(string).ids == tokenizer(string)["input_ids"]
+
+
+def test_every_byte_has_a_token(tokenizer: CLIPTokenizer) -> None:
+    """No string falls back to the unknown token, which is <|endoftext|>."""
+    for string in ODD:
+        assert tokenizer.eos_token_id not in tokenizer(string)["input_ids"][1:-1]
+
+
+def test_padding_is_end_of_text(tokenizer: CLIPTokenizer) -> None:
+    ids = text.token_ids(tokenizer, ["a red ball", ""])
+    assert ids.shape == (2, 77)
+    assert ids[1].tolist() == [tokenizer.bos_token_id] + 76 * [tokenizer.eos_token_id]
+
+
+class RandomSource:
+    """Batches of noise, a function of the generator alone."""
+
+    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = torch.from_numpy(rng.standard_normal((size, 4, 8, 8), np.float32))
+        return latents, torch.from_numpy(rng.standard_normal((size, 5, 16), np.float32)) * (1 - dropout)
+
+
+def tiny() -> SimpleNamespace:
+    settings = config.load()
+    settings.world.size, settings.autoencoder.channels, settings.text.width = 128, 4, 16
+    settings.unet.blocks, settings.unet.attention, settings.unet.groups = [16, 16], [False, True], 8
+    settings.unet.batch = 4
+    return settings
+
+
+def trainer(seed: int = 0) -> unet.Trainer:
+    torch.manual_seed(seed)
+    return unet.Trainer(unet.build(tiny()), tiny())
+
+
+def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
+    straight, first, second = trainer(), trainer(), trainer(seed=1)
+    for _ in range(4):
+        straight.step(RandomSource(), 0.1)
+    for _ in range(2):
+        first.step(RandomSource(), 0.1)
+    torch.save(first.state(), tmp_path / "unet.pt")
+    second.restore(torch.load(tmp_path / "unet.pt"))
+    for _ in range(2):
+        second.step(RandomSource(), 0.1)
+    assert second.samples == straight.samples == 16
+    for a, b in zip(straight.parameters + straight.ema, second.parameters + second.ema, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    run = trainer()
+    assert run.rate(0.0) == pytest.approx(run.u.lr / run.u.warmup)
+    run.step_number = run.u.warmup
+    assert run.rate(0.5) == pytest.approx(run.u.lr)
+    assert run.rate(0.8) == pytest.approx(run.u.lr * 0.2 / run.u.decay)
+
+
+def test_ddim_step_equals_diffusers() -> None:
+    """Our step and diffusers' DDIMScheduler give the same latents for the same v."""
+    from diffusers import DDIMScheduler
+
+    reference = DDIMScheduler.from_config(unet.scheduler().config, timestep_spacing="trailing", set_alpha_to_one=True)
+    reference.set_timesteps(5)
+    sampler = object.__new__(evaluate.Sampler)
+    sampler.e = SimpleNamespace(steps=5, guidance=2.0)
+    sampler.alphas = unet.scheduler().alphas_cumprod.double()
+    assert sampler.timesteps() == reference.timesteps.tolist()
+    generator = torch.Generator().manual_seed(0)
+    x, v = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    sampler.net = lambda *_: SimpleNamespace(sample=torch.cat([v, 0.5 * v]))
+    guided = 0.5 * v + 2.0 * (v - 0.5 * v)
+    for t, after in zip(sampler.timesteps(), [*sampler.timesteps()[1:], None], strict=True):
+        expected = reference.step(guided, t, x).prev_sample
+        torch.testing.assert_close(sampler._step(x, t, after, torch.zeros(2, 1)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_rates_and_intervals() -> None:
+    low, high = evaluate.Rate(95, 100).interval()
+    assert low == pytest.approx(0.8872, abs=1e-4)
+    assert high == pytest.approx(0.9836, abs=1e-4)
+    assert evaluate.Rate(0, 10).interval()[0] == 0.0
+    assert evaluate.Rate(10, 10).interval()[1] == 1.0
