@@ -5,7 +5,6 @@ from pathlib import Path
 
 import click
 import diffusers
-import torch
 import transformers
 
 from export import families, repository, verification
@@ -68,7 +67,7 @@ def write(
     directory: Path, out: Path, name: str | None, default_preset: str, sizes: tuple[tuple[int, int], ...]
 ) -> None:
     """Write the model in DIRECTORY (diffusers format) into a Triton model repository."""
-    model = families.load(Checkpoint(directory), torch.float16)
+    model = families.load(Checkpoint(directory))
     description = repository.write(
         model,
         out,
@@ -89,7 +88,7 @@ def write(
 @click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
 def verify(directory: Path, exported: Path, name: str | None) -> None:
     """Compare DIRECTORY and REPO on the same inputs; exit 1 if they differ by more than rounding."""
-    model = families.load(Checkpoint(directory), torch.float16)
+    model = families.load(Checkpoint(directory))
     failed = False
     for finding in verification.compare(model, exported, name or directory.resolve().name):
         click.echo(f"{'ok   ' if finding.ok else 'DRIFT'} {finding.text}")

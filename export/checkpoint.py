@@ -15,26 +15,33 @@ INDEX = "model_index.json"
 class Checkpoint:
     """A diffusers directory; components are loaded one by one, from this disk only."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, weights: torch.dtype = torch.float16) -> None:
+        """Parameters are rounded to ``weights``."""
         self.directory = directory
+        self.weights = weights
         if not (directory / INDEX).is_file():
             raise InvalidRequest(f"{directory} is not a diffusers model: it has no {INDEX}", field=INDEX)
         self.index = _read_json(directory / INDEX)
         self.pipeline = str(self.index.get("_class_name"))
 
-    def network(self, component: str, *classes: str, weights: torch.dtype) -> torch.nn.Module:
-        """A module in fp32 whose parameters are rounded to what ``weights`` can hold."""
+    def has(self, component: str) -> bool:
+        """Whether the model has this component; optional ones are null in the index."""
+        return bool(self.index.get(component, [None])[0])
+
+    def network(self, component: str, *classes: str) -> Any:
+        """A module that computes in fp32 with the rounded parameters."""
         module, report = self._load(component, *classes, use_safetensors=True, output_loading_info=True)
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise InvalidRequest(f"{component} lacks {len(missing)} parameters, first {missing[0]}", field=component)
-        for parameter in module.float().requires_grad_(False).parameters():
-            parameter.copy_(parameter.to(weights))
+        for tensor in module.float().requires_grad_(False).state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.to(self.weights))
         return module.eval()
 
-    def tokenizer(self, component: str) -> Any:
+    def tokenizer(self, component: str, *classes: str) -> Any:
         """A tokenizer backed by the tokenizers library."""
-        return self._load(component, "CLIPTokenizer", "CLIPTokenizerFast")
+        return self._load(component, *classes)
 
     def scheduler(self) -> Any:
         """The diffusers scheduler, which knows the noise that the network was trained with."""

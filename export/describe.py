@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer as TokenizerFile
 
 from export.families import Model
-from export.networks import VaeDecoder
+from export.networks import Denoiser, VaeDecoder
 from service.engines.contract import Latent, ModelDescription, NoiseSchedule, Tokenizer
 from service.errors import InvalidRequest
 
@@ -20,14 +20,14 @@ def describe(
 ) -> tuple[ModelDescription, dict[str, str]]:
     """The description, its networks still to come, and the tokenizer files that go beside it."""
     layout = _latent(model.vae_decoder)
-    multiple = layout.factor * model.denoiser.multiple
+    side = model.denoiser.sample_size * layout.factor
     tokenizers = [_tokenizer(loaded, index) for index, loaded in enumerate(model.tokenizers)]
     description = ModelDescription(
         name=name,
         family=model.family,
         noise_schedule=_noise_schedule(model.scheduler),
         latent=layout,
-        sizes=tuple(_check_size(size, multiple) for size in sizes or [model.default_size]),
+        sizes=tuple(_check_size(size, model.denoiser, layout.factor) for size in sizes or [(side, side)]),
         default_preset=default_preset,
         tokenizers=tuple(entry for entry, _ in tokenizers),
         networks={},
@@ -36,15 +36,25 @@ def describe(
     return description, {entry.file: content for entry, content in tokenizers}
 
 
-def _check_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    if any(side < 1 or side % multiple for side in size):
-        raise InvalidRequest(f"size {size[0]}x{size[1]}: sides must be multiples of {multiple}", field="size")
+def _check_size(size: tuple[int, int], denoiser: Denoiser, factor: int) -> tuple[int, int]:
+    step, limit = factor * denoiser.multiple, denoiser.limit
+    if any(side < 1 or side % step for side in size):
+        raise InvalidRequest(f"size {size[0]}x{size[1]}: sides must be multiples of {step}", field="size")
+    if limit and max(size) > limit * step:
+        raise InvalidRequest(f"size {size[0]}x{size[1]}: sides must not exceed {limit * step}", field="size")
     return size
 
 
 def _noise_schedule(scheduler: Any) -> NoiseSchedule:
-    """Cumulative alphas as the diffusers scheduler computes them from its configuration."""
-    prediction = scheduler.config.get("prediction_type", "epsilon")
+    """Flow and its shift, or cumulative alphas as the diffusers scheduler computes them from its configuration."""
+    config = scheduler.config
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        if config.get("use_dynamic_shifting"):
+            raise InvalidRequest("scheduler: a shift that depends on the size is not supported", field="scheduler")
+        return NoiseSchedule(
+            kind="flow", prediction="flow", timesteps=config.num_train_timesteps, shift=config.get("shift", 1.0)
+        )
+    prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS or not hasattr(scheduler, "alphas_cumprod"):
         raise InvalidRequest(f"scheduler: prediction type {prediction} is not supported", field="scheduler")
     alphas = tuple(float(alpha) for alpha in scheduler.alphas_cumprod)

@@ -1,26 +1,34 @@
-"""Which pipelines of diffusers are understood, and the networks each of them is made of."""
+"""Which pipelines of diffusers are understood, and the networks that each of them is made of."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
+from tokenizers import normalizers
 
 from export.checkpoint import INDEX, Checkpoint
-from export.networks import Network, TextEncoder, Unet, VaeDecoder
+from export.denoisers import PixArt, StableDiffusion3, Unet, UnetXl
+from export.networks import Denoiser, Network, VaeDecoder
+from export.text_encoders import T5, Clip, ClipPair, ClipPairAndT5, TextEncoder
 from service.errors import InvalidRequest
+
+Family = Literal["stable-diffusion", "stable-diffusion-xl", "pixart-sigma", "stable-diffusion-3"]
+
+Parts = tuple[TextEncoder, Denoiser, tuple[Any, ...]]  # and the tokenizers
+
+PIXART_TOKENS, SD3_T5_TOKENS = 300, 256  # what the pipelines of diffusers pad to
 
 
 @dataclass(frozen=True)
 class Model:
     """A checkpoint taken apart: its networks and what goes with them."""
 
-    family: Literal["stable-diffusion"]
-    text_encoder: Network
-    denoiser: Network
+    family: Family
+    text_encoder: TextEncoder
     vae_decoder: VaeDecoder
+    denoiser: Denoiser
     tokenizers: tuple[Any, ...]
     scheduler: Any
-    default_size: tuple[int, int]  # pixels
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -28,28 +36,69 @@ class Model:
         return (self.text_encoder, self.vae_decoder, self.denoiser)
 
 
-def load(checkpoint: Checkpoint, weights: torch.dtype) -> Model:
+def load(checkpoint: Checkpoint) -> Model:
     """The model of a checkpoint, by the class of its pipeline."""
-    if checkpoint.pipeline not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise InvalidRequest(f"{checkpoint.pipeline} is not supported, only {known}", field=INDEX)
-    return FAMILIES[checkpoint.pipeline](checkpoint, weights)
+    if checkpoint.pipeline not in PIPELINES:
+        raise InvalidRequest(f"{checkpoint.pipeline} is not supported, only {', '.join(PIPELINES)}", field=INDEX)
+    decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL"))
+    family, parts = PIPELINES[checkpoint.pipeline]
+    text_encoder, denoiser, tokenizers = parts(checkpoint, decoder)
+    return Model(family, text_encoder, decoder, denoiser, tokenizers, checkpoint.scheduler())
 
 
-def _stable_diffusion(checkpoint: Checkpoint, weights: torch.dtype) -> Model:
-    text_encoder = TextEncoder(checkpoint.network("text_encoder", "CLIPTextModel", weights=weights))
-    unet = Unet(checkpoint.network("unet", "UNet2DConditionModel", weights=weights), text_encoder.outputs)
-    decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL", weights=weights))
-    side = unet.sample_size * decoder.factor
-    return Model(
-        family="stable-diffusion",
-        text_encoder=text_encoder,
-        denoiser=unet,
-        vae_decoder=decoder,
-        tokenizers=(checkpoint.tokenizer("tokenizer"),),
-        scheduler=checkpoint.scheduler(),
-        default_size=(side, side),
+def _stable_diffusion(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
+    text_encoder = Clip(checkpoint.network("text_encoder", "CLIPTextModel"))
+    denoiser = Unet(checkpoint.network("unet", "UNet2DConditionModel"), text_encoder.outputs)
+    return text_encoder, denoiser, (_clip_tokenizer(checkpoint, "tokenizer"),)
+
+
+def _stable_diffusion_xl(checkpoint: Checkpoint, decoder: VaeDecoder) -> Parts:
+    text_encoder = ClipPair(
+        checkpoint.network("text_encoder", "CLIPTextModel"),
+        checkpoint.network("text_encoder_2", "CLIPTextModelWithProjection"),
     )
+    denoiser = UnetXl(checkpoint.network("unet", "UNet2DConditionModel"), text_encoder.outputs, decoder.factor)
+    return text_encoder, denoiser, tuple(_clip_tokenizer(checkpoint, name) for name in ("tokenizer", "tokenizer_2"))
 
 
-FAMILIES = {"StableDiffusionPipeline": _stable_diffusion}
+def _pixart_sigma(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
+    text_encoder = T5(checkpoint.network("text_encoder", "T5EncoderModel"), PIXART_TOKENS)
+    denoiser = PixArt(checkpoint.network("transformer", "PixArtTransformer2DModel"), text_encoder.outputs)
+    tokenizer = _t5_tokenizer(checkpoint, "tokenizer", PIXART_TOKENS)
+    rules = (normalizers.Lowercase(), normalizers.Strip(), tokenizer.backend_tokenizer.normalizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([rule for rule in rules if rule is not None])
+    return text_encoder, denoiser, (tokenizer,)
+
+
+def _stable_diffusion_3(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
+    module = checkpoint.network("transformer", "SD3Transformer2DModel")
+    t5 = checkpoint.network("text_encoder_3", "T5EncoderModel") if checkpoint.has("text_encoder_3") else None
+    text_encoder = ClipPairAndT5(
+        checkpoint.network("text_encoder", "CLIPTextModelWithProjection"),
+        checkpoint.network("text_encoder_2", "CLIPTextModelWithProjection"),
+        t5,
+        SD3_T5_TOKENS,
+        module.config.joint_attention_dim,
+    )
+    tokenizers = tuple(_clip_tokenizer(checkpoint, name) for name in ("tokenizer", "tokenizer_2"))
+    if t5 is not None:
+        tokenizers += (_t5_tokenizer(checkpoint, "tokenizer_3", SD3_T5_TOKENS),)
+    return text_encoder, StableDiffusion3(module, text_encoder.outputs), tokenizers
+
+
+def _clip_tokenizer(checkpoint: Checkpoint, component: str) -> Any:
+    return checkpoint.tokenizer(component, "CLIPTokenizer", "CLIPTokenizerFast")
+
+
+def _t5_tokenizer(checkpoint: Checkpoint, component: str, length: int) -> Any:
+    tokenizer = checkpoint.tokenizer(component, "T5Tokenizer", "T5TokenizerFast")
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+PIPELINES: Mapping[str, tuple[Family, Callable[[Checkpoint, VaeDecoder], Parts]]] = {
+    "StableDiffusionPipeline": ("stable-diffusion", _stable_diffusion),
+    "StableDiffusionXLPipeline": ("stable-diffusion-xl", _stable_diffusion_xl),
+    "PixArtSigmaPipeline": ("pixart-sigma", _pixart_sigma),
+    "StableDiffusion3Pipeline": ("stable-diffusion-3", _stable_diffusion_3),
+}

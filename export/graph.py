@@ -22,7 +22,7 @@ BATCH = Dim("batch", min=1, max=32)  # diffusers branches at 64 rows; the graph 
 PREFIX = "module."  # what export.networks.Network puts before the parameter names
 
 
-def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
+def trace(network: Network, weights: torch.dtype) -> ir.Model:
     """The network as an optimised graph with dynamic batch and size; parameters stored as ``weights``."""
     stored = {name: _round(name, tensor, weights) for name, tensor in network.module.state_dict().items()}
     with _quiet(), torch.no_grad():
@@ -43,17 +43,16 @@ def trace(network: Network, weights: torch.dtype = torch.float16) -> ir.Model:
     onnxscript.optimizer.optimize(model)
     _bind_parameters(model.graph, parameters)
     ClearMetadataAndDocStringPass()(model)
-    model.graph.name = network.component
+    model.graph.name = network.role
     _name_axes(model.graph.inputs, network.inputs)
     _name_axes(model.graph.outputs, network.outputs)
     return model
 
 
 def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
-    multiple = network.multiple
-    axes: dict[str, Any] = {name: Dim(name, min=1) for name in ("height", "width")}
-    if multiple > 1:
-        axes = {name: multiple * Dim(f"{name}_{multiple}", min=1) for name in axes}
+    axes: dict[str, Any] = {name: Dim(name, min=1, max=network.limit) for name in ("height", "width")}
+    if network.multiple > 1:
+        axes = {name: network.multiple * dim for name, dim in axes.items()}
     return tuple(
         {0: BATCH} | {i: axes[axis] for i, axis in enumerate(port.axes, 1) if isinstance(axis, str)}
         for port in network.inputs
@@ -68,7 +67,7 @@ def _free_parameters(graph: ir.Graph, stored: Mapping[str, torch.Tensor]) -> dic
         if original not in stored:
             continue  # a constant, or a buffer that is no part of the checkpoint
         tensor = ir.tensor(stored[original].contiguous(), name=original)
-        parameter = ir.val(original, tensor.dtype, tensor.shape)
+        parameter = ir.val(original, tensor.dtype, stored[original].shape)
         cast = ir.node("Cast", [parameter], attributes={"to": value.dtype})
         value.replace_all_uses_with(cast.outputs[0])
         graph.insert_before(graph[0], cast)

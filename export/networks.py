@@ -1,4 +1,4 @@
-"""What is exported of a model: each network as named tensors in, named tensors out, around its torch module."""
+"""What is exported of a model: networks with named tensors in and out, around torch modules of a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ class Port:
     axes: tuple[int | str, ...]
     dtype: Literal["fp32", "fp16", "bf16", "int64"] = "fp32"
     below: float | None = None  # values uniform in [0, below); unit normal if None
+    whole: bool = False  # whole numbers
 
     @property
     def tensor(self) -> Tensor:
@@ -31,19 +32,26 @@ class Port:
         if self.below is None:
             return torch.randn(shape, generator=generator)
         values = torch.rand(shape, generator=generator) * self.below
+        if self.whole:
+            values = values.floor()
         return values.long() if self.dtype == "int64" else values
 
 
 class Network(torch.nn.Module):
-    """One network of a model; subclasses call ``module``, whose parameter names the exported graph keeps."""
+    """One network of a model; the exported graph keeps the parameter names of ``module``."""
 
-    role: str  # in the repository
-    component: str  # in the checkpoint
-    multiple = 1  # height and width of the latent are multiples of this
+    role: str
+    multiple = 1  # height and width of the latent are multiples of this,
+    limit: int | None = None  # and at most this many of them
 
-    def __init__(self, module: torch.nn.Module, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+    def __init__(
+        self, components: Mapping[str, torch.nn.Module], inputs: tuple[Port, ...], outputs: tuple[Port, ...]
+    ) -> None:
+        """``components`` are named as in the checkpoint; the parameters of several are prefixed with their names."""
         super().__init__()
-        self.module = module
+        self.components = dict(components)
+        several = len(components) > 1
+        self.module: Any = torch.nn.ModuleDict(self.components) if several else next(iter(components.values()))
         self.inputs = inputs
         self.outputs = outputs
 
@@ -54,55 +62,27 @@ class Network(torch.nn.Module):
         return tuple(port.draw(batch, sizes, generator) for port in self.inputs)
 
 
-class TextEncoder(Network):
-    """CLIP: token ids -> the last hidden state, named after the denoiser's input that it feeds."""
+class Denoiser(Network):
+    """The network that the sampler calls: latent, one timestep per row, conditioning -> prediction."""
 
-    role = "text_encoder"
-    component = "text_encoder"
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        config: Any = module.config
-        ids = Port("input_ids", (config.max_position_embeddings,), "int64", below=config.vocab_size)
-        states = Port("encoder_hidden_states", (config.max_position_embeddings, config.hidden_size))
-        super().__init__(module, (ids,), (states,))
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self.module(input_ids)[0]
-
-
-class Unet(Network):
-    """The denoiser's network: one timestep per row."""
-
-    role = "unet"
-    component = "unet"
-
-    def __init__(self, module: torch.nn.Module, conditioning: tuple[Port, ...]) -> None:
-        config: Any = module.config
-        latent = (config.in_channels, "height", "width")
-        timestep = Port("timestep", (), below=1000.0)
-        super().__init__(module, (Port("sample", latent), timestep, *conditioning), (Port("out_sample", latent),))
-        self.sample_size = int(config.sample_size)
-        self.multiple = 2 ** (len(config.block_out_channels) - 1)
-
-    def forward(
-        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
-    ) -> torch.Tensor:
-        return self.module(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+    def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...]) -> None:
+        latent = (module.config.in_channels, "height", "width")
+        clock = Port("timestep", (), below=1000.0)
+        super().__init__({role: module}, (Port("sample", latent), clock, *conditioning), (Port("out_sample", latent),))
+        self.role = role
+        self.sample_size = int(module.config.sample_size)
 
 
 class VaeDecoder(Network):
     """The second half of the autoencoder: unscaled latent -> pixels in about [-1, 1]."""
 
     role = "vae_decoder"
-    component = "vae"
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        config: Any = module.config
-        latent = Port("latent_sample", (config.latent_channels, "height", "width"))
-        pixels = Port("sample", (config.out_channels, "image_height", "image_width"))
-        super().__init__(module, (latent,), (pixels,))
-        self.factor = 2 ** (len(config.block_out_channels) - 1)
+    def __init__(self, module: Any) -> None:
+        latent = Port("latent_sample", (module.config.latent_channels, "height", "width"))
+        pixels = Port("sample", (module.config.out_channels, "image_height", "image_width"))
+        super().__init__({"vae": module}, (latent,), (pixels,))
+        self.factor = 2 ** (len(module.config.block_out_channels) - 1)
 
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
-        decoder: Any = self.module
-        return decoder.decode(latent_sample, return_dict=False)[0]
+        return self.module.decode(latent_sample, return_dict=False)[0]

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -42,7 +41,8 @@ def write(
         for network in model.networks:
             progress(network.role)
             graph = trace(network, weights)
-            graph.metadata_props.update(remember(_components(model, network)))
+            scheduler = {"scheduler": model.scheduler} if network is model.denoiser else {}
+            graph.metadata_props.update(remember(network.components | scheduler))
             networks[network.role] = _write_onnx(network, graph, staging / f"{name}_{network.role}")
         description = description.model_copy(update={"networks": networks})
         for entry in networks.values():
@@ -52,12 +52,6 @@ def write(
         for entry in networks.values():
             _replace(staging / entry.entry, repository / entry.entry)
     return description
-
-
-def _components(model: Model, network: Network) -> dict[str, Any]:
-    """What the ONNX file of a network remembers of the checkpoint."""
-    scheduler = {"scheduler": model.scheduler} if network is model.denoiser else {}
-    return {network.component: network.module} | scheduler
 
 
 def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:

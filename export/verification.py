@@ -71,9 +71,10 @@ def _picture(model: Model, latent: Latent, run: Run) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         scheduler.set_timesteps(STEPS)
-        x = model.denoiser.example(rows, 4, 4)[0] * scheduler.init_noise_sigma
+        scale = getattr(scheduler, "scale_model_input", lambda x, _: x)  # flow needs none
+        x = model.denoiser.example(rows, 4, 4)[0] * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in scheduler.timesteps:
-            inputs = (scheduler.scale_model_input(x, t), t.float().expand(rows), *conditioning)
+            inputs = (scale(x, t), t.float().expand(rows), *conditioning)
             x = scheduler.step(run(model.denoiser, inputs)[0], t, x).prev_sample
     return run(model.vae_decoder, (x / latent.scale + latent.shift,))[0].clamp(-1, 1)
 

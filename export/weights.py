@@ -5,6 +5,7 @@ its metadata the classes and configurations of the modules it was made from.
 """
 
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import diffusers
 import onnx_ir as ir
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer as TokenizerFile
 from transformers import PreTrainedTokenizerFast
 
-from service.engines.contract import ModelDescription, load_descriptions
+from export.families import PIPELINES
+from service.engines.contract import ModelDescription, Tokenizer, load_descriptions
 from service.errors import UnknownModel
 
 COMPONENTS = "components"  # metadata key: component -> {"class": ..., "config": ...}
@@ -46,13 +48,14 @@ def rebuild(repository: Path, name: str) -> Any:
     components: dict[str, Any] = {}
     for network in description.networks.values():
         components |= _rebuild(repository / network.entry / "1" / network.file)
-    return diffusers.StableDiffusionPipeline(
-        **components,
-        tokenizer=_tokenizer(description, folder),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    for entry in description.tokenizers:
+        components[Path(entry.file).stem] = _tokenizer(entry, folder)
+    pipeline = next(name for name, (family, _) in PIPELINES.items() if family == description.family)
+    cls = getattr(diffusers, pipeline)
+    known = inspect.signature(cls).parameters
+    options = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}
+    absent = {name: None for name, parameter in known.items() if parameter.default is parameter.empty}
+    return cls(**absent | components | options)
 
 
 def find(repository: Path, name: str) -> tuple[ModelDescription, Path]:
@@ -72,27 +75,29 @@ def _recipe(component: Any) -> dict[str, Any]:
 
 def _rebuild(file: Path) -> dict[str, Any]:
     recipes = json.loads(ir.load(file).metadata_props[COMPONENTS])
+    components = {name: _build(recipe) for name, recipe in recipes.items()}
+    modules = {name: module for name, module in components.items() if isinstance(module, torch.nn.Module)}
     state = load_state_dict(file)
-    components = {}
-    for name, recipe in recipes.items():
-        library, cls = recipe["class"].split(".")
-        component = _build(getattr(importlib.import_module(library), cls), recipe["config"])
-        if isinstance(component, torch.nn.Module):
-            _load(component, state)
-        components[name] = component
+    for name, module in modules.items():
+        prefix = f"{name}." if len(modules) > 1 else ""
+        _load(module, {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)})
     return components
 
 
-def _build(cls: Any, config: Mapping[str, Any]) -> Any:
+def _build(recipe: Mapping[str, Any]) -> Any:
+    library, name = recipe["class"].split(".")
+    cls = getattr(importlib.import_module(library), name)
     if hasattr(cls, "config_class"):  # transformers
-        return cls(cls.config_class.from_dict(dict(config)))
-    return cls.from_config(dict(config))
+        return cls(cls.config_class.from_dict(recipe["config"]))
+    return cls.from_config(recipe["config"])
 
 
 def _load(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load what the exported network reads; the rest of the module, never run in generation, keeps its random start."""
     if isinstance(module, diffusers.AutoencoderKL):
         module.encoder = module.quant_conv = None
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    unexpected = module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)[1]
+    assert not unexpected, unexpected
     module.requires_grad_(False).eval()
 
 
@@ -101,9 +106,8 @@ def _tensor(stored: Any) -> torch.Tensor:
     return flat.reshape(tuple(stored.shape))
 
 
-def _tokenizer(description: ModelDescription, folder: Path) -> Any:
-    entry = description.tokenizers[0]
-    content = Tokenizer.from_file(str(folder / entry.file))
+def _tokenizer(entry: Tokenizer, folder: Path) -> Any:
+    content = TokenizerFile.from_file(str(folder / entry.file))
     return PreTrainedTokenizerFast(
         tokenizer_object=content, pad_token=content.id_to_token(entry.pad_id), model_max_length=entry.max_length
     )

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from service.diffusion import explain as steps
 from service.diffusion.compose import compose
+from service.diffusion.conditioning import Transform, transformed
 from service.diffusion.noise import SeededNoise
 from service.diffusion.types import Array, Wrapper
 from service.engines.contract import Conditioning, Engine, ModelDescription, Ticket
-from service.recipe import Recipe, parameterization
+from service.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -71,27 +72,35 @@ def develop(
     watch: Sequence[Wrapper],
 ) -> Array:
     """Noise -> latent [C, h, w]: the sampler of the recipe over the engine's network."""
-    clocked = parameterization(model)
+    parts = recipe.parts(model)
 
     def network(x: Array, timestep: Array, names: Sequence[str]) -> Array:
         with clock("network"):
-            rows = [conditioning[name] for name in names]
+            times = timestep / parts.parameterization.last_timestep
+            rows = [
+                transform(conditioning[name], parts.transforms, time) for name, time in zip(names, times, strict=True)
+            ]
             output = engine.predict(model.name, "unet", x.astype(np.float32), timestep.astype(np.float32), rows, ticket)
         clock.timings["network_calls"] = clock.timings.get("network_calls", 0) + 1
         return output
 
-    denoise = compose(clocked.branches(network), recipe.guidance(), recipe.corrections(), *watch)
+    denoise = compose(parts.parameterization.branches(network), parts.guidance, parts.corrections, *watch)
     factor = model.latent.factor
     noise = SeededNoise(recipe.seed, (model.latent.channels, recipe.height // factor, recipe.width // factor))
     sigmas = np.array(recipe.sigmas)
-    return recipe.bound_sampler()(denoise, clocked.initial(noise.draw(), sigmas[0]), sigmas, noise)
+    return parts.sampler(denoise, parts.parameterization.initial(noise.draw(), sigmas[0]), sigmas, noise)
+
+
+def transform(conditioning: Conditioning, transforms: Sequence[Transform], time: float) -> Conditioning:
+    """The conditioning of one row of one call; a changed one has no digest and travels by value."""
+    arrays = transformed(transforms, conditioning.arrays, time)
+    return conditioning if arrays is conditioning.arrays else Conditioning(arrays, digest="")
 
 
 def explain(model: ModelDescription, recipe: Recipe) -> list[steps.Evaluation]:
     """Every network call the recipe will make, without making any."""
-    return steps.explain(
-        recipe.bound_sampler(), recipe.sigmas, parameterization(model), recipe.guidance(), recipe.corrections()
-    )
+    parts = recipe.parts(model)
+    return steps.explain(parts.sampler, recipe.sigmas, parts.parameterization, parts.guidance)
 
 
 def to_uint8(pixels: Array) -> NDArray[np.uint8]:

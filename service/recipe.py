@@ -1,172 +1,44 @@
-"""Recipe: what the caller wants, fully resolved. It is echoed to the caller and is itself a valid request."""
+"""Preset + request -> recipe: fully resolved, echoed to the caller, and itself a valid request."""
 
-import inspect
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
-from math import inf
-from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationError,
-    create_model,
-)
 
-from service.diffusion.corrections import epsilon_scaling
-from service.diffusion.guidance import Guidance, Interval, cfg
-from service.diffusion.parameterization import Parameterization
+from service.diffusion.combinations import refuse_impossible
+from service.diffusion.guidance import GUIDANCE
+from service.diffusion.options import bound, validated
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES, check
-from service.diffusion.types import Sampler, Wrapper
 from service.engines.contract import ModelDescription
 from service.errors import InvalidRequest, UnknownModel
+from service.fields import (
+    DEFAULTS,
+    EXPLICIT,
+    PRESETS,
+    Overrides,
+    Parts,
+    Preset,
+    Recipe,
+    load_presets,
+    parameterization,
+)
+
+__all__ = [
+    "EXPLICIT",
+    "PRESETS",
+    "Overrides",
+    "Parts",
+    "Preset",
+    "Recipe",
+    "load_presets",
+    "merge",
+    "parameterization",
+    "resolve",
+]
 
 T = TypeVar("T")
-
-PRESETS = Path(__file__).parent / "presets"
-EXPLICIT = "explicit"  # the schedule of a request that lists its own sigmas
-DEFAULTS = {"negative_prompt": "", "guidance_scale": 1.0, "guidance_interval": None, "epsilon_scaling": None}
-
-
-def _ascending(interval: Interval) -> Interval:
-    if not 0 <= interval[0] < interval[1]:
-        raise ValueError("must be [lo, hi] with 0 <= lo < hi: guidance acts for lo < sigma <= hi")
-    return interval
-
-
-def _option(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or value in (inf, -inf) or value != value:
-        raise ValueError("must be a finite number or a string")
-    return value
-
-
-def _unicode(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds half of a surrogate pair, which is no character")
-    return text
-
-
-Text = Annotated[str, Strict(), AfterValidator(_unicode)]
-Integer = Annotated[int, Strict()]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Options = dict[str, Annotated[int | float | str, BeforeValidator(_option)]]
-GuidanceInterval = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EpsilonScaling(_Frozen):
-    """eps is divided by scale + slope * (steps from the clean end)."""
-
-    scale: Annotated[float, Strict(), Field(ge=0.5, le=1.5)]
-    slope: Annotated[float, Strict(), Field(ge=0, le=0.1)] = 0.0
-
-
-class Recipe(_Frozen):
-    """Every number of one picture."""
-
-    model: str
-    model_digest: str
-    preset: str  # gave what the request left open
-    prompt: str
-    negative_prompt: str
-    width: int
-    height: int
-    seed: int
-    sampler: str
-    sampler_options: Options
-    schedule: str
-    schedule_options: Options
-    num_inference_steps: int
-    sigmas: tuple[float, ...]  # [num_inference_steps + 1], decreasing, ends in 0
-    guidance_scale: float
-    guidance_interval: Interval | None  # guided for sigma in (lo, hi]
-    epsilon_scaling: EpsilonScaling | None
-    engine: str
-    precision: str
-
-    def bound_sampler(self) -> Sampler:
-        """The sampler with its options bound: (denoise, x, sigmas, noise) -> x."""
-        return partial(SAMPLERS[self.sampler], **self.sampler_options)
-
-    def guidance(self) -> Guidance:
-        """How the branches become one estimate."""
-        return cfg(self.guidance_scale, self.guidance_interval)
-
-    def corrections(self) -> list[Wrapper]:
-        """The corrections, innermost first."""
-        scaling = self.epsilon_scaling
-        return [epsilon_scaling(scaling.scale, scaling.slope, np.array(self.sigmas))] if scaling else []
-
-
-class Overrides(_Frozen):
-    """What a request may set: the fields of ``Recipe``, all optional; null is "not set" unless it can mean "none"."""
-
-    model: Text | None = None
-    model_digest: Text | None = None
-    preset: Text | None = None
-    prompt: Text | None = None
-    negative_prompt: Text | None = None
-    width: Integer | None = None
-    height: Integer | None = None
-    seed: Annotated[int, Strict(), Field(ge=0, lt=2**53)] | None = None
-    sampler: Text | None = None
-    sampler_options: Options | None = None
-    schedule: Text | None = None
-    schedule_options: Options | None = None
-    num_inference_steps: Annotated[int, Strict(), Field(ge=1)] | None = None
-    sigmas: tuple[Number, ...] | None = None
-    guidance_scale: Annotated[float, Strict(), Field(gt=0, le=100)] | None = None
-    guidance_interval: GuidanceInterval | None = None
-    epsilon_scaling: EpsilonScaling | None = None
-    engine: Text | None = None
-    precision: Text | None = None
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Untrusted values -> overrides; the first thing that is wrong becomes an InvalidRequest."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise _invalid(error) from None
-
-    def given(self) -> dict[str, Any]:
-        """The fields that were set."""
-        values = {name: getattr(self, name) for name in self.model_fields_set}
-        return {name: value for name, value in values.items() if value is not None or DEFAULTS.get(name, 0) is None}
-
-
-class Preset(_Frozen):
-    """A row of data with its evidence."""
-
-    name: str
-    title: str
-    description: str  # what it is for
-    evidence: str
-    recipe: Overrides
-
-
-@cache
-def load_presets(folder: Path = PRESETS) -> Mapping[str, Preset]:
-    """Every preset of a folder by name, the name of its file."""
-    files = sorted(folder.glob("*.toml"))
-    return {file.stem: Preset(name=file.stem, **tomllib.loads(file.read_text("utf-8"))) for file in files}
-
-
-def parameterization(model: ModelDescription) -> Parameterization:
-    """The parameterization that a model's self-description asks for."""
-    return Parameterization(**model.noise_schedule.model_dump())
 
 
 def resolve(
@@ -181,7 +53,7 @@ def resolve(
     """Preset + overrides -> Recipe, pure. The caller draws the seed where the request has none."""
     given = overrides.given()
     model = _model(given, models)
-    preset = _known("preset", given.get("preset", model.default_preset), presets)
+    preset = _preset(given, model, presets)
     for name in ("prompt", "seed"):
         if name not in given:
             raise InvalidRequest(f"{name} is missing", field=name)
@@ -191,8 +63,33 @@ def resolve(
             raise InvalidRequest(f"{name} is {given[name]!r} in the request but {fact!r} here", field=name)
     values = DEFAULTS | merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
     values |= _size(given, model)
-    values |= {"sampler_options": _options("sampler", values, SAMPLERS)}
-    return Recipe(**(values | _schedule(values, model, max_steps)))
+    values["guidance_options"] = _options("guidance_method", "guidance_options", values, GUIDANCE)
+    values |= _schedule(values, model, max_steps)
+    values["sampler_options"] = _sampler_options(values)
+    refuse_impossible(values, model.noise_schedule.kind, model.noise_schedule.prediction)
+    return Recipe(**values)
+
+
+def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> ModelDescription:
+    name = given.get("model", next(iter(models)) if len(models) == 1 else "")
+    if name in models:
+        return models[name]
+    raise UnknownModel(f"there is no model {name!r}; known: {', '.join(sorted(models))}", field="model")
+
+
+def _preset(given: Mapping[str, Any], model: ModelDescription, presets: Mapping[str, Preset]) -> Preset:
+    """The named preset, or the model's default; not one that is for other models, nor a change to a fixed one."""
+    preset = _known("preset", given.get("preset", model.default_preset), presets)
+    if not preset.suits(model.name):
+        offered = ", ".join(name for name, other in presets.items() if other.suits(model.name))
+        message = f"preset {preset.name} is for models named {' or '.join(preset.models)}; {model.name} has: {offered}"
+        raise InvalidRequest(message, field="preset")
+    trained = preset.recipe.given()
+    for name in ("schedule", "num_inference_steps") if preset.fixed else ():
+        if given.get(name, None if "sigmas" in given else trained[name]) != trained[name]:
+            message = f"preset {preset.name} is for a network trained on its own steps; leave {name} and sigmas out"
+            raise InvalidRequest(message, field=name if name in given else "sigmas")
+    return preset
 
 
 def merge(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -202,16 +99,10 @@ def merge(preset: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         "schedule": ("schedule_options", "sigmas"),
         "num_inference_steps": ("sigmas",),
         "sigmas": ("schedule", "schedule_options", "num_inference_steps"),
+        "guidance_method": ("guidance_options",),
     }
     dropped = {name for field, names in dependants.items() if field in given for name in names}
     return {name: value for name, value in preset.items() if name not in dropped} | given
-
-
-def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> ModelDescription:
-    name = given.get("model", next(iter(models)) if len(models) == 1 else "")
-    if name in models:
-        return models[name]
-    raise UnknownModel(f"there is no model {name!r}; known: {', '.join(sorted(models))}", field="model")
 
 
 def _size(given: Mapping[str, Any], model: ModelDescription) -> dict[str, int]:
@@ -233,11 +124,15 @@ def _schedule(values: Mapping[str, Any], model: ModelDescription, max_steps: int
         raise InvalidRequest(f"{steps} steps are more than the {max_steps} allowed here", field=field)
     if given is None and name == EXPLICIT:
         raise InvalidRequest("schedule 'explicit' needs sigmas", field="sigmas")
-    levels = parameterization(model).noise_levels
-    options = _options("schedule", {**values, "schedule": name}, {**SCHEDULES, EXPLICIT: _explicit})
+    known: dict[str, Callable[..., Any]] = {**SCHEDULES, EXPLICIT: explicit}
+    options = _options("schedule", "schedule_options", {**values, "schedule": name}, known)
+    with _naming("zero_terminal_snr"):
+        levels = parameterization(model, values["zero_terminal_snr"]).noise_levels
     if name != EXPLICIT:
+        latent_pixels = values["width"] * values["height"] // model.latent.factor**2
         with _naming("schedule_options"):
-            sigmas = check(SCHEDULES[name](levels, steps, **options), levels)
+            computed = bound(SCHEDULES[name], options, {"latent_pixels": latent_pixels})(levels, steps)
+            sigmas = check(computed, levels)
     if given is not None:
         with _naming("sigmas"):
             listed = check(given, levels)
@@ -248,17 +143,27 @@ def _schedule(values: Mapping[str, Any], model: ModelDescription, max_steps: int
     return resolved | {"sigmas": tuple(sigmas.tolist())}
 
 
-@contextmanager
-def _naming(field: str) -> Iterator[None]:
-    """A ValueError inside becomes an InvalidRequest that names the field."""
-    try:
-        yield
-    except ValueError as error:
-        raise InvalidRequest(f"{field}: {error}", field=field) from None
-
-
-def _explicit() -> None:
+def explicit() -> None:
     """Schedule "explicit" takes no options."""
+
+
+def _sampler_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The sampler's options; an order that was not asked for is no higher than the steps allow."""
+    options = _options("sampler", "sampler_options", values, SAMPLERS)
+    if "order" in options and "order" not in values.get("sampler_options", {}):
+        options["order"] = min(options["order"], values["num_inference_steps"])
+    return options
+
+
+def _options(
+    field: str, options: str, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]
+) -> dict[str, Any]:
+    """The options of a named function with its defaults filled in."""
+    given = values.get(options, {})
+    if field == "guidance_method" and values[field] != "cfg" and "rescale" in given:
+        message = f"{values[field]} and rescale exclude each other; leave rescale out or use guidance_method cfg"
+        raise InvalidRequest(message, field="guidance_options.rescale")
+    return validated(_known(field, values[field], functions), given, options)
 
 
 def _known(field: str, name: str, table: Mapping[str, T]) -> T:
@@ -267,28 +172,10 @@ def _known(field: str, name: str, table: Mapping[str, T]) -> T:
     return table[name]
 
 
-def _options(field: str, values: Mapping[str, Any], functions: Mapping[str, Callable[..., Any]]) -> Options:
-    """The options of the named sampler or schedule with its defaults filled in; "not set" defaults stay unset."""
-    function = _known(field, values[field], functions)
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """A ValueError inside becomes an InvalidRequest that names the field."""
     try:
-        options = _options_model(function).model_validate(values.get(f"{field}_options", {}))
-    except ValidationError as error:
-        known = ", ".join(_options_model(function).model_fields) or "none"
-        raise _invalid(error, f"{field}_options", f"; options of {values[field]}: {known}") from None
-    return options.model_dump(exclude_none=True)
-
-
-@cache
-def _options_model(function: Callable[..., Any]) -> type[BaseModel]:
-    """The keyword-only parameters of a function as a strict model."""
-    parameters = inspect.signature(function).parameters.values()
-    fields: dict[str, Any] = {p.name: (p.annotation, p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
-    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    return create_model(function.__name__, __config__=config, **fields)
-
-
-def _invalid(error: ValidationError, prefix: str = "", hint: str = "") -> InvalidRequest:
-    """The first thing that is wrong, as a sentence that names the field."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"][:2])
-    return InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}{hint}", field=field)
+        yield
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}", field=field) from None

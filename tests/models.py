@@ -90,5 +90,5 @@ def tiny_sd(
 
 def export_tiny(checkpoint: Path, repository: Path, name: str = "tiny") -> ModelDescription:
     """Export a small checkpoint as the command line does."""
-    model = families.load(Checkpoint(checkpoint), torch.float16)
+    model = families.load(Checkpoint(checkpoint))
     return write(model, repository, name=name, default_preset="balanced", sizes=[(16, 16), (32, 16)])

@@ -1,6 +1,6 @@
-"""What a recipe will do, step by step, found by running its real sampler, guidance and corrections on null networks."""
+"""What a recipe will do, step by step, found by running its real sampler and guidance on null networks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from service.diffusion.compose import compose
 from service.diffusion.guidance import Guidance
 from service.diffusion.parameterization import Parameterization
-from service.diffusion.types import Array, Denoised, Wrapper
+from service.diffusion.types import Array, Denoised
 
 
 class Evaluation(NamedTuple):
@@ -26,9 +26,12 @@ def explain(
     sigmas: Sequence[float],
     parameterization: Parameterization,
     guidance: Guidance,
-    corrections: Iterable[Wrapper] = (),
 ) -> list[Evaluation]:
-    """The network calls of a run in order. ``sampler`` has its options bound."""
+    """The network calls of a run in order; ``sampler`` has its options bound.
+
+    Corrections change what a call returns, never which calls are made. (Time shift moves a call's clock by what it
+    finds in the picture; the scheduled clock is shown.)
+    """
     calls: list[Evaluation] = []
     levels = np.array(sigmas, dtype=np.float64)
 
@@ -39,5 +42,5 @@ def explain(
         return [Denoised(np.zeros_like(x), x / sigma) for _ in names]
 
     x = np.ones((1, 1, 1))
-    sampler(compose(record, guidance, corrections), x * levels[0], levels, lambda *_: x)
+    sampler(compose(record, guidance, []), x * levels[0], levels, lambda *_: x)
     return calls

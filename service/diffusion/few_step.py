@@ -2,10 +2,9 @@
 
 from math import floor, hypot, sqrt
 
-import numpy as np
-
 from service.diffusion.ode import steps
 from service.diffusion.options import Eta
+from service.diffusion.parameterization import Parameterization
 from service.diffusion.types import Array, Denoiser, Noise
 
 
@@ -21,18 +20,25 @@ def lcm(denoise: Denoiser, x: Array, sigmas: Array, noise: Noise) -> Array:
     return x
 
 
-def tcd(denoise: Denoiser, x: Array, sigmas: Array, noise: Noise, noise_levels: Array, *, eta: Eta = 0.3) -> Array:
+def tcd(
+    denoise: Denoiser,
+    x: Array,
+    sigmas: Array,
+    noise: Noise,
+    parameterization: Parameterization,
+    *,
+    eta: Eta = 0.3,
+) -> Array:
     """Strategic stochastic sampling (Zheng et al. 2024, alg. 2): down to timestep (1 - eta) t_next, noise up to t_next.
 
     diffusers leaves the noise of timestep 0 in its result; this ends at x0.
     """
-    clock = np.arange(len(noise_levels))
     for sigma, sigma_next in steps(sigmas):
         x0, eps = denoise(x, sigma)
-        if sigma_next == 0:
-            return x0
-        timestep = float(np.interp(np.log(sigma_next), np.log(noise_levels), clock))
-        down = min(float(noise_levels[floor((1 - eta) * timestep)]), sigma_next) if eta > 0 else sigma_next
+        down = sigma_next
+        if eta > 0 and sigma_next > 0:
+            timestep = parameterization.sigma_to_timestep(sigma_next)
+            down = parameterization.timestep_to_sigma(floor((1 - eta) * timestep))
         x = x0 + down * eps
         if down < sigma_next:
             x = x + sqrt(sigma_next**2 - down**2) * noise(sigma, sigma_next)

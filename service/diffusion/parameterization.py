@@ -33,13 +33,19 @@ class Parameterization:
         alphas_cumprod: Sequence[float] = (),
         timesteps: int = 1000,
         shift: float = 1.0,
+        zero_terminal_snr: bool = False,
     ) -> None:
         if (kind == "flow") != (prediction == "flow"):
             raise ValueError(f"a {kind} process cannot predict {prediction}")
         self.kind, self.prediction = kind, prediction
-        levels = _flow_levels(timesteps, shift) if kind == "flow" else _vp_levels(alphas_cumprod, prediction)
+        if kind == "flow":
+            levels = _flow_levels(timesteps, shift)
+        else:
+            abar = rescaled_to_zero_snr(alphas_cumprod) if zero_terminal_snr else alphas_cumprod
+            levels = _vp_levels(abar, prediction)
         levels.setflags(write=False)
         self.noise_levels: Array = levels  # [T] ascending: sigma of every trained timestep
+        self.last_timestep = float(len(levels) - (kind == "vp"))  # the clock at pure noise
         self._log_levels = np.log(levels)
         self._clock = np.arange(len(levels), dtype=np.float64)
 
@@ -47,14 +53,13 @@ class Parameterization:
         """The network's clock: log-linear between trained sigmas, clipped to them (VP); T sigma/(1+sigma) (flow)."""
         if self.kind == "vp":
             return float(np.interp(np.log(sigma), self._log_levels, self._clock))
-        steps = len(self.noise_levels)
-        return float(steps) if sigma >= self.noise_levels[-1] else steps * sigma / (1 + sigma)
+        return self.last_timestep * (1.0 if sigma >= self.noise_levels[-1] else sigma / (1 + sigma))
 
     def timestep_to_sigma(self, timestep: float) -> float:
         """The inverse of ``sigma_to_timestep`` within the trained range."""
         if self.kind == "vp":
             return float(np.exp(np.interp(timestep, self._clock, self._log_levels)))
-        t = min(timestep / len(self.noise_levels), FLOW_CLIP)
+        t = min(timestep / self.last_timestep, FLOW_CLIP)
         return t / (1 - t)
 
     def input_scale(self, sigma: float) -> float:
@@ -78,6 +83,18 @@ class Parameterization:
             case "flow":  # 1 - t = scale, x_t = scale * x
                 return Denoised(scale * (x - sigma * output), scale * (x + output))
 
+    def predicted(self, denoised: Denoised, sigma: float) -> Array:
+        """What the network said, from (x0, eps): the inverse of ``denoised``."""
+        match self.prediction:
+            case "eps":
+                return denoised.eps
+            case "v":
+                return self.input_scale(sigma) * (denoised.eps - sigma * denoised.x0)
+            case "x0":
+                return denoised.x0
+            case "flow":
+                return denoised.eps - denoised.x0
+
     def branches(self, network: Network) -> Branches:
         """All named branches of x at one sigma as rows of one network call, each row with its own clock."""
 
@@ -88,6 +105,13 @@ class Parameterization:
             return [self.denoised(x, output, sigma) for output in outputs]
 
         return evaluate
+
+
+def rescaled_to_zero_snr(alphas_cumprod: Sequence[float]) -> Sequence[float]:
+    """sqrt(abar) moved and stretched so that it ends in 0 and starts where it did (Lin et al. 2024, alg. 1)."""
+    root = np.sqrt(alphas_cumprod)
+    moved = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return [float(value) for value in moved**2]
 
 
 def _vp_levels(alphas_cumprod: Sequence[float], prediction: Prediction) -> Array:

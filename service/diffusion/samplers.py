@@ -1,6 +1,6 @@
 """All samplers by name: ``SAMPLERS[name](denoise, x, sigmas, noise, **options) -> x``.
 
-Keyword-only parameters are options of the request; a further positional one (``noise_levels``) is a fact of the model.
+Keyword-only parameters are options of the request; a further positional one is a fact of the model or the run.
 """
 
 from service.diffusion import few_step, multistep, ode, sde, unipc
@@ -26,3 +26,4 @@ SAMPLERS: dict[str, Sampler] = {
 
 # The step is x0 + s * eps, so x0 and eps may disagree (CFG++, "x0 only" epsilon scaling). The other samplers read one.
 ALONG_EPS = frozenset({"euler", "euler_ancestral", "ddim", "tcd", "flash"})
+EPS_ONLY = frozenset({"heun", "deis"})

@@ -16,7 +16,7 @@ single row gets all cores. On two Zen 5 cores in bf16, milliseconds per row (25 
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from service.engines.contract import Array
-from service.engines.runtimes import Executable, Runtime
+from service.engines.runtimes import Executable, Finish, Runtime
 from service.engines.tensors import Inputs
 
 ROWS = (8, 4, 2, 1)
@@ -32,7 +32,7 @@ LANES = 2
 IDLE = 0.005  # seconds without a call after which the next caller counts as alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A network file; ``shared`` if its calls run in lanes, else every call takes all cores."""
 
@@ -56,7 +56,6 @@ class Buckets:
         self._runtime = runtime
         self._compiled: dict[_Bucket, Future[Executable]] = {}
         self._compilers = ThreadPoolExecutor(2, "compile")
-        self._second_lane = ThreadPoolExecutor(1, "lane")
         self._lock = threading.Lock()
         self._busy, self._last_caller, self._last_end = 0, 0, 0.0
 
@@ -64,12 +63,7 @@ class Buckets:
         """The network's outputs for all rows."""
         alone = self._enter()
         try:
-            rows = count(inputs)
-            if rows == 1 or not alone or not source.shared or self.lanes == 1:
-                return _join(self._one_after_another(source, inputs, alone))
-            first, second = cut(inputs, 0, rows // 2), cut(inputs, rows // 2, rows)
-            aside = self._second_lane.submit(self._one_after_another, source, second, False)
-            return _join(self._one_after_another(source, first, False) + aside.result())
+            return self._begin_and_finish(source, inputs, alone)
         finally:
             self._leave()
 
@@ -85,7 +79,6 @@ class Buckets:
 
     def close(self) -> None:
         self._compilers.shutdown(cancel_futures=True)
-        self._second_lane.shutdown()
 
     def _enter(self) -> bool:
         """Count a call in; whether its caller has the cores to itself, judged by the call before it."""
@@ -101,20 +94,26 @@ class Buckets:
             self._busy -= 1
             self._last_end = time.monotonic()
 
-    def _one_after_another(self, source: Source, inputs: Inputs, alone: bool) -> list[list[Array]]:
+    def _begin_and_finish(self, source: Source, inputs: Inputs, alone: bool) -> list[Array]:
+        """Buckets in order of their rows, on every lane at once if the caller is alone, else on one."""
+        rows, width = count(inputs), self.lanes if alone and source.shared else 1
+        running: deque[Finish] = deque()
         start, outputs = 0, []
-        while start < count(inputs):
-            size, execute = self._choose(source, cut(inputs, start, count(inputs)), alone)
-            outputs.append(execute(cut(inputs, start, start + size)))
+        while start < rows:
+            largest = max(1, rows // width)
+            size, begin = self._choose(source, cut(inputs, start, min(rows, start + largest)), alone and rows == 1)
+            if len(running) == width:
+                outputs.append(running.popleft()())
+            running.append(begin(cut(inputs, start, start + size)))
             start += size
-        return outputs
+        outputs += [finish() for finish in running]
+        return outputs[0] if len(outputs) == 1 else [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
 
-    def _choose(self, source: Source, inputs: Inputs, alone: bool) -> tuple[int, Executable]:
+    def _choose(self, source: Source, inputs: Inputs, all_cores: bool) -> tuple[int, Executable]:
         """The largest bucket that fits and is compiled; single rows are worth waiting for."""
-        rows = count(inputs)
-        if rows == 1 and alone and (wide := self._compile(source, inputs, shared=False)).done():
+        if all_cores and (wide := self._compile(source, inputs, shared=False)).done():
             return 1, wide.result()
-        for size in (size for size in ROWS if 1 < size <= rows):
+        for size in (size for size in ROWS if 1 < size <= count(inputs)):
             if (bucket := self._compile(source, cut(inputs, 0, size), shared=source.shared)).done():
                 return size, bucket.result()
         return 1, self._compile(source, cut(inputs, 0, 1), shared=source.shared).result()
@@ -139,7 +138,3 @@ def count(inputs: Inputs) -> int:
 def cut(inputs: Inputs, start: int, stop: int) -> Inputs:
     """Some rows of a call, without a copy."""
     return {name: array[start:stop] for name, array in inputs.items()}
-
-
-def _join(parts: Sequence[Sequence[Array]]) -> list[Array]:
-    return list(parts[0]) if len(parts) == 1 else [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]

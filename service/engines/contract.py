@@ -16,7 +16,7 @@ from service.errors import Cancelled, DeadlineExceeded
 
 Array = NDArray[np.floating]
 
-DESCRIPTION = "description"  # <repository>/<model>_unet/description/{model.json, tokenizer.json}
+DESCRIPTION = "description"  # <repository>/<model>_<denoiser>/description/{model.json, tokenizer.json}
 
 
 class _Frozen(BaseModel):
@@ -72,14 +72,19 @@ class ModelDescription(_Frozen):
     """Everything the gateway must know about a model, written by ``export`` and never typed twice."""
 
     name: str
-    family: Literal["stable-diffusion"]
+    family: Literal["stable-diffusion", "stable-diffusion-xl", "pixart-sigma", "stable-diffusion-3"]
     noise_schedule: NoiseSchedule
     latent: Latent
     sizes: tuple[tuple[int, int], ...]  # (width, height) the model serves; the first is the default
     default_preset: str
     tokenizers: tuple[Tokenizer, ...]
-    networks: Mapping[str, Network]  # role ("text_encoder", "unet", "vae_decoder") -> network
+    networks: Mapping[str, Network]  # role ("text_encoder", "unet" or "transformer", "vae_decoder") -> network
     preview: tuple[tuple[float, ...], ...]  # [channels + 1, 3]: latent -> RGB in [-1, 1], last row is the bias
+
+    @property
+    def denoiser(self) -> str:
+        """The role of the network that the sampler calls, in diffusers' words."""
+        return "transformer" if "transformer" in self.networks else "unet"
 
     @property
     def digest(self) -> str:

@@ -5,9 +5,9 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from service.engines.contract import Array
 from service.engines.tensors import Inputs
@@ -16,7 +16,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Executable = Callable[[Inputs], list[Array]]
+Finish = Callable[[], list[Array]]  # waits for the outputs of a call
+Executable = Callable[[Inputs], Finish]  # begins a call
 Shapes = Mapping[str, tuple[int, ...]]  # input name -> shape with its rows
 
 
@@ -76,7 +77,7 @@ class OpenVino:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             compiled = self._core.compile_model(model, "CPU", options)
             _write(blob, compiled.export_model().getvalue())
-        return _openvino_executable(compiled, streams)
+        return _openvino_executable(compiled)
 
     def _load(self, blob: Path, options: Mapping[str, object]) -> Any:
         """The compiled network of an earlier process, or None; a damaged file is as good as none."""
@@ -101,20 +102,23 @@ def _write(blob: Path, content: bytes) -> None:
         log.warning("compiled networks cannot be kept: %s", error)
 
 
-def _openvino_executable(compiled: Any, streams: int) -> Executable:
-    """Infer requests hold buffers, so every call borrows one of its own."""
-    idle: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(streams):
-        idle.put(compiled.create_infer_request())
+def _openvino_executable(compiled: Any) -> Executable:
+    """Infer requests hold the buffers of one call; there are as many as calls ever ran at once."""
+    idle: list[Any] = []
 
-    def execute(inputs: Inputs) -> list[Array]:
-        request = idle.get()
-        try:
-            return list(request.infer(inputs, share_inputs=True).values())
-        finally:
-            idle.put(request)
+    def begin(inputs: Inputs) -> Finish:
+        request = idle.pop() if idle else compiled.create_infer_request()
+        request.start_async(inputs, share_inputs=True)
 
-    return execute
+        def finish() -> list[Array]:
+            request.wait()
+            outputs = [tensor.data.copy() for tensor in request.output_tensors]
+            idle.append(request)
+            return outputs
+
+        return finish
+
+    return begin
 
 
 class OnnxRuntime:
@@ -127,6 +131,7 @@ class OnnxRuntime:
             raise Unavailable("ONNX Runtime computes in fp32 on CPUs; set DARKROOM_PRECISION to auto or fp32")
         self.threads = threads
         self._sessions: dict[tuple[str, int], Any] = {}
+        self._callers = ThreadPoolExecutor(threads, "onnxruntime")
 
     def compile(self, file: Path, sha256: str, shapes: Shapes, streams: int) -> Executable:  # noqa: ARG002
         import onnxruntime
@@ -140,4 +145,4 @@ class OnnxRuntime:
                 file, options, providers=["CPUExecutionProvider"]
             )
         session = self._sessions[sha256, threads]
-        return lambda inputs: cast(list[Array], session.run(None, inputs))
+        return lambda inputs: self._callers.submit(session.run, None, inputs).result

@@ -12,7 +12,7 @@ from service.diffusion.options import bound
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.types import Array, Denoised, Denoiser, Noise
 from tests.diffusion.mixture import denoise, transported
-from tests.diffusion.oracle import recorded
+from tests.diffusion.oracle import ours, recorded
 
 # sampler, options -> (expected order, options). lcm, flash and tcd with eta > 0 jump to x0: they are no integrators.
 STRONG: dict[str, tuple[int, dict[str, Any]]] = {
@@ -49,7 +49,6 @@ WEAK: dict[str, tuple[int, dict[str, Any]]] = {
     "er_sde, order 3": (2, {"order": 3}),
 }
 HIGH, LOW = 80.0, 0.1
-LEVELS = np.exp(np.linspace(np.log(0.01), np.log(HIGH), 100_000))  # fine, for the clock of tcd
 START = np.linspace(-1.8, 1.8, 23) * HIGH
 MEAN, WIDTH = 0.7, 0.5  # the Gaussian of the weak table
 
@@ -61,7 +60,7 @@ def grid(n: int) -> Array:
 
 def sampler_of(row: str, options: dict[str, Any]) -> Any:
     """The sampler of a row of the table."""
-    return bound(SAMPLERS[row.split(",")[0]], options, {"noise_levels": LEVELS})
+    return bound(SAMPLERS[row.split(",")[0]], options, {"parameterization": ours("eps", "linear")[0]})
 
 
 def at_low(row: str, options: dict[str, Any], denoise: Denoiser, x: Array, n: int, noise: Noise) -> Array:

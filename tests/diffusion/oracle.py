@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +73,7 @@ def scheduler(name: str, noises: Sequence[Array] = (), **config: Any) -> Iterato
             module.randn_tensor = original
 
 
+@cache
 def alphas_cumprod(betas: str) -> Array:
     """The cumulative alphas of one of ``BETAS`` in float64."""
     with scheduler("EulerDiscreteScheduler", **BETAS[betas]) as oracle:
@@ -83,6 +85,7 @@ def network(x: Array, timestep: float) -> Array:
     return np.tanh(0.8 * x + np.cos(timestep / 150)) + 0.1 * x
 
 
+@cache
 def ours(prediction: Any, betas: str) -> tuple[Parameterization, Denoiser]:
     """The parameterization and the denoiser of ``network``."""
     parameterization = Parameterization("vp", prediction, alphas_cumprod(betas).tolist())
@@ -90,7 +93,7 @@ def ours(prediction: Any, betas: str) -> tuple[Parameterization, Denoiser]:
     def rows(x: Array, timestep: Array, _names: Sequence[str]) -> Array:
         return np.stack([network(row, clock) for row, clock in zip(x, timestep, strict=True)])
 
-    return parameterization, compose(parameterization.branches(rows), cfg(1.0), [])
+    return parameterization, compose(parameterization.branches(rows), cfg(1.0, None, parameterization), [])
 
 
 def recorded(denoise: Denoiser, trajectory: list[Array]) -> Denoiser:

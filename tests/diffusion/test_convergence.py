@@ -5,19 +5,19 @@ import pytest
 from scipy.stats import kstest
 
 from service.diffusion.samplers import SAMPLERS
-from tests.diffusion.convergence import HIGH, STRONG, WEAK, grid, observed, sampler_of, strong_errors, weak_errors
+from tests.diffusion.convergence import HIGH, LOW, STRONG, WEAK, at_low, observed, strong_errors, weak_errors
 from tests.diffusion.mixture import MEANS, WEIGHTS, WIDTHS, cdf, denoise
 
-COUNTS = [80, 160]
+COUNTS = [160, 320]
 
 
 def test_every_sampler_has_a_row() -> None:
-    assert {row.split(",")[0] for row in (*STRONG, *WEAK)} == set(SAMPLERS)
+    assert {row.split(",")[0] for row in (*STRONG, *WEAK)} == set(SAMPLERS) - {"lcm", "flash"}
 
 
 @pytest.mark.parametrize("row", STRONG)
 def test_strong_order(row: str) -> None:
-    assert observed(strong_errors(row, COUNTS)) == pytest.approx(STRONG[row][0], abs=0.2)
+    assert observed(strong_errors(row, COUNTS)) == pytest.approx(STRONG[row][0], abs=0.17)
 
 
 @pytest.mark.parametrize("row", WEAK)
@@ -31,6 +31,5 @@ def test_samples_of_a_stochastic_sampler_have_the_right_distribution(row: str) -
     rng = np.random.default_rng(0)
     component = rng.choice(2, size=20_000, p=WEIGHTS)
     x = MEANS[component] + np.hypot(WIDTHS[component], HIGH) * rng.standard_normal(component.size)
-    sigmas = grid(100)
-    samples = sampler_of(row)(denoise, x, sigmas, lambda *_: rng.standard_normal(x.shape), **WEAK[row][1])
-    assert kstest(samples, lambda y: cdf(y, sigmas[-1])).statistic < 0.014
+    samples = at_low(row, WEAK[row][1], denoise, x, 100, lambda *_: rng.standard_normal(x.shape))
+    assert kstest(samples, lambda y: cdf(y, LOW)).statistic < 0.014

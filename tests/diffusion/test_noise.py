@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from service.diffusion.noise import SeededNoise
+from service.diffusion.options import bound
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.types import Array
 from tests.diffusion.mixture import denoise
+from tests.diffusion.oracle import ours
 
+FACTS = {"parameterization": ours("eps", "linear")[0]}
 SIGMAS = np.array([10.0, 5.0, 2.0, 1.0, 0.3, 0.0])
 
 
 def picture(sampler: str, seed: int) -> Array:
     noise = SeededNoise(seed, (2, 3, 4))
-    return SAMPLERS[sampler](denoise, SIGMAS[0] * noise.draw(), SIGMAS, noise)
+    return bound(SAMPLERS[sampler], {}, FACTS)(denoise, SIGMAS[0] * noise.draw(), SIGMAS, noise)
 
 
 def test_the_stream_is_numpys_pcg64() -> None:
@@ -46,7 +49,7 @@ def test_the_same_seed_is_the_same_bytes_beside_other_runs(sampler: str) -> None
 def test_samplers_leave_their_arguments_alone(sampler: str) -> None:
     x, sigmas = SIGMAS[0] * SeededNoise(0, (2, 3, 4)).draw(), SIGMAS.copy()
     before = x.copy()
-    result = SAMPLERS[sampler](denoise, x, sigmas, SeededNoise(1, x.shape))
+    result = bound(SAMPLERS[sampler], {}, FACTS)(denoise, x, sigmas, SeededNoise(1, x.shape))
     np.testing.assert_array_equal(x, before)
     np.testing.assert_array_equal(sigmas, SIGMAS)
     assert result.dtype == np.float64

@@ -8,7 +8,7 @@ import torch
 
 from service.diffusion.options import bound
 from service.diffusion.samplers import SAMPLERS
-from service.diffusion.schedules import SCHEDULES
+from service.diffusion.schedules import FLOW_ONLY, SCHEDULES
 from service.diffusion.types import Array
 from tests.diffusion.oracle import BETAS, PREDICTIONS, oracle_trajectory, ours, scheduler, trajectory_of
 
@@ -82,7 +82,7 @@ class BrownianPath:
 
 def trajectories(twin: Twin, sigmas: Array, prediction: str, betas: str) -> tuple[list[Array], list[Array]]:
     parameterization, denoise = ours(prediction, betas)
-    sampler = bound(SAMPLERS[twin.sampler], twin.options, {"noise_levels": parameterization.noise_levels})
+    sampler = bound(SAMPLERS[twin.sampler], twin.options, {"parameterization": parameterization})
     x = parameterization.initial(X, sigmas[0])
     mine = trajectory_of(sampler, denoise, x, sigmas, NOISES)
     config = BETAS[betas] | {"prediction_type": PREDICTIONS[prediction]} | twin.config
@@ -104,9 +104,9 @@ def assert_equal_but_for_the_end(twin: Twin, mine: list[Array], theirs: list[Arr
     assert_equal_trajectories(mine[:-1], theirs[:-1], 1e-9)
 
 
-@pytest.mark.parametrize("n", [10, 17])
-@pytest.mark.parametrize("prediction", ["eps", "v"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+# 17 steps: above diffusers' limit of 15, below which the last steps are of lower order
+@pytest.mark.parametrize(("prediction", "n"), [("eps", 10), ("v", 17)])
+@pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - FLOW_ONLY))
 @pytest.mark.parametrize("twin", TWINS)
 def test_equal_step_by_step(twin: str, schedule: str, prediction: str, n: int) -> None:
     parameterization, denoise = ours(prediction, "scaled_linear")
@@ -118,7 +118,7 @@ def test_equal_step_by_step(twin: str, schedule: str, prediction: str, n: int) -
         assert_equal_trajectories(mine, theirs, 1e-9)
 
 
-@pytest.mark.parametrize("n", [4, 10, 20])
+@pytest.mark.parametrize("n", [4, 10])
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 @pytest.mark.parametrize("twin", DISCRETE)
 def test_equal_on_trained_timesteps(twin: str, prediction: str, n: int) -> None:

@@ -21,18 +21,19 @@ ROOT = Path(__file__).resolve().parents[2]
 SETUP = ROOT / "tests" / "e2e" / "setup-triton"
 VENV = ROOT / ".venv-triton"
 SHM = Path("/dev/shm")
+START_LIMIT = 60.0  # seconds
 
 
 class TritonServer:
     """One server process with all models of a repository loaded."""
 
-    def __init__(self, repository: Path, *, grpc_port: int = 0, start_seconds: float = 60.0, shm: str = "") -> None:
+    def __init__(self, repository: Path, *, grpc_port: int = 0, shm_megabytes: int = 0) -> None:
         self.repository = repository
         self.grpc_port = grpc_port or free_port()
         self.url = f"127.0.0.1:{self.grpc_port}"
         self.metrics_port = free_port()
-        self._start_seconds = start_seconds
-        self._prefix = shm or f"darkroom_{os.getpid()}_{self.grpc_port}_"
+        self._shm_megabytes = shm_megabytes  # a /dev/shm of its own; 0: the machine's
+        self._prefix = f"darkroom_{os.getpid()}_{self.grpc_port}_"
         self._folder = Path(tempfile.mkdtemp(prefix="triton-"))
         self.log = self._folder / "log"
 
@@ -88,7 +89,9 @@ class TritonServer:
             (backend / file.name).symlink_to(file)
         addresses = [f"--{protocol}-address=127.0.0.1" for protocol in ("grpc", "metrics")]
         models = sorted(config.parent.name for config in self.repository.glob("*/config.pbtxt"))
+        small = f"mount -t tmpfs -o size={self._shm_megabytes}m tmpfs {SHM} && exec \"$0\" \"$@\""
         return [
+            *(["unshare", "--map-root-user", "--mount", "sh", "-c", small] if self._shm_megabytes else []),
             triton / "bin" / "tritonserver",
             f"--model-repository={self.repository}",
             f"--backend-directory={backend.parent}",
@@ -100,7 +103,7 @@ class TritonServer:
             f"--metrics-port={self.metrics_port}",
             "--allow-http=false",
             "--allow-gpu-metrics=false",
-            "--exit-timeout-secs=10",
+            "--exit-timeout-secs=5",
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -116,7 +119,7 @@ class TritonServer:
         }
 
     def _wait_until_ready(self) -> None:
-        limit = time.monotonic() + self._start_seconds
+        limit = time.monotonic() + START_LIMIT
         with grpc.insecure_channel(self.url) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while time.monotonic() < limit:
@@ -128,7 +131,7 @@ class TritonServer:
                 except grpc.RpcError:
                     pass
                 time.sleep(0.05)
-        raise RuntimeError(f"Triton is not ready after {self._start_seconds} s:\n{self.log.read_text()}")
+        raise RuntimeError(f"Triton is not ready after {START_LIMIT} s:\n{self.log.read_text()}")
 
 
 def python_folder() -> str:

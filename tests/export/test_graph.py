@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from export.graph import trace
-from export.networks import TextEncoder
+from export.text_encoders import Clip
 from export.weights import load_state_dict
 from service.errors import InvalidRequest
 from tests.conftest import Exported
@@ -65,4 +65,4 @@ def test_a_parameter_that_fp16_cannot_hold_is_named() -> None:
     module = clip_text(clip_tokenizer(), layers=1)
     torch.nn.init.constant_(module.final_layer_norm.weight, 1e5)
     with pytest.raises(InvalidRequest, match=r"final_layer_norm.weight is not finite in float16"):
-        trace(TextEncoder(module))
+        trace(Clip(module), torch.float16)

@@ -16,7 +16,8 @@ export class FieldError extends Error {
 function fieldOf(param) {
   const family = param.split(".")[0];
   const names = [param, family, ELSEWHERE[family], family.replace("_options", "")];
-  return names.map((name) => name && form.querySelector(`[data-field="${CSS.escape(name)}"]`)).find(Boolean);
+  const found = names.map((name) => name && form.querySelector(`[data-field="${CSS.escape(name)}"]`)).find(Boolean);
+  return found ?? (form.elements.others.value.includes(`"${family}"`) ? fieldOf("others") : undefined);
 }
 
 export function showError(error, { focus = true } = {}) {
@@ -60,6 +61,16 @@ export function sigmasOf(control) {
   const wrong = words.find((word) => !Number.isFinite(Number(word)));
   if (wrong) throw new FieldError(`"${wrong}" is not a number.`, control.name);
   return words.length ? words.map(Number) : undefined;
+}
+
+// Fields that have no control here; a newer service may have some.
+export function othersOf(control) {
+  if (!control.value.trim()) return {};
+  try {
+    const value = JSON.parse(control.value);
+    if (value && typeof value === "object" && !Array.isArray(value)) return value;
+  } catch { /* told below */ }
+  throw new FieldError("This is not a JSON object.", control.name);
 }
 
 // The pairs of inputs that belong to a select show while it says "on".

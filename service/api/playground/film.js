@@ -15,6 +15,7 @@ export function addToFilm(print, show) {
     onclick: () => show(print),
   }, el("img", { src: print.url, alt: "", width: 76, height: 76 }), el("span", { "aria-hidden": "true" }, String(count)));
   strip.prepend(el("li", {}, button));
+  strip.scrollLeft = 0;
   print.frame = button;
 }
 

@@ -1,7 +1,7 @@
 // The form: what can be chosen, what is asked for, and putting a request back into it.
 
 import { byId, el } from "./dom.js";
-import { FieldError, numberOf, optionFields, revealPairs, sigmasOf } from "./fields.js";
+import { FieldError, numberOf, optionFields, othersOf, revealPairs, sigmasOf } from "./fields.js";
 import { spark } from "./curve.js";
 
 const form = byId("recipe");
@@ -10,6 +10,8 @@ const TEXTS = ["sampler", "schedule", "negative_prompt"];
 const NUMBERS = ["num_inference_steps", "guidance_scale"];
 const PAIRS = { guidance_interval: ["0", "1"], epsilon_scaling: ["scale", "slope"] };
 const OPTIONS = ["sampler_options", "schedule_options"];
+const CHOICES = ["prompt", "preset", "model", "size", "seed"];
+const CHANGES = [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), ...OPTIONS, "sigmas"];
 
 let offered; // {models, presets, samplers, schedules}
 
@@ -110,6 +112,7 @@ function overrides(id, { lenient = false } = {}) {
     ...Object.keys(PAIRS).map((name) => [name, pair(name, number)]),
     ...OPTIONS.map((name) => [name, options(name, id, number)]),
     ["sigmas", read(sigmasOf)(fields.sigmas)],
+    ...Object.entries(read(othersOf)(fields.others) ?? {}),
   ].filter(([, value]) => value !== undefined);
 }
 
@@ -133,7 +136,7 @@ function options(name, id, number) {
 }
 
 export function clearOverrides() {
-  for (const name of [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), "sigmas"]) fields[name].value = "";
+  for (const name of [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), "sigmas", "others"]) fields[name].value = "";
   for (const input of form.querySelectorAll(".options input, .pair input")) input.value = "";
 }
 
@@ -152,6 +155,8 @@ export function fillOverrides(body, recipe) {
   for (const name of [...TEXTS, ...NUMBERS]) if (name in body) fields[name].value = body[name];
   for (const name of Object.keys(PAIRS)) if (name in body) fillPair(name, body[name]);
   if ("sigmas" in body) fields.sigmas.value = [body.sigmas].flat().join(", ");
+  const others = Object.entries(body).filter(([name]) => ![...CHOICES, ...CHANGES].includes(name));
+  if (others.length) fields.others.value = JSON.stringify(Object.fromEntries(others));
   follow(recipe ? [recipe] : []); // makes the inputs of the options
   for (const name of OPTIONS)
     for (const [key, value] of Object.entries(body[name] ?? {}))

@@ -13,7 +13,6 @@ const EXAMPLES = [
   "mountains at dawn", "the sea at night", "a red ball in the desert at sunset", "a blue cube in a meadow", "a pine forest at noon",
 ];
 const COLOURS = 6; // of curves
-const NARROW = matchMedia("(max-width: 60rem)");
 
 const page = byId("recipe");
 const fields = page.elements;
@@ -121,7 +120,8 @@ function begin(bodies) {
   stage.expose(bodies.map(({ preset }) => form.preset(preset).title), bodies[0].size);
   stage.busy(true);
   page.classList.add("running");
-  if (NARROW.matches) byId("stage").scrollIntoView();
+  const { top } = byId("stage").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 2) byId("stage").scrollIntoView();
   const started = performance.now();
   const tick = stage.clock();
   byId("status").textContent = "Developing";

@@ -1,24 +1,20 @@
 // A recipe as text: address, command line, table. Pure functions.
 
 const TEXTS = new Set(["prompt", "preset", "model", "size", "sampler", "schedule", "negative_prompt"]);
-const OTHERS = new Set([
-  "seed", "sampler_options", "schedule_options", "num_inference_steps", "sigmas", "guidance_scale", "guidance_interval",
-  "epsilon_scaling",
-]);
+const FACTS = new Set(["prompt", "preset", "model", "seed", "width", "height", "model_digest", "engine", "precision"]);
+const SPACING = new Set(["schedule", "schedule_options", "num_inference_steps"]);
 
-export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 // The shortest request that gives `recipe`, where `preset` is the recipe of its preset alone.
 export function shortest(recipe, preset) {
-  const { prompt, model, seed } = recipe;
-  const body = { prompt, preset: recipe.preset, model, seed, size: `${recipe.width}x${recipe.height}` };
-  const explicit = recipe.schedule === "explicit";
-  if (explicit) body.sigmas = recipe.sigmas;
-  for (const name of ["schedule", "schedule_options", "num_inference_steps"])
-    if (!explicit && !same(recipe[name], preset[name])) body[name] = recipe[name];
-  for (const name of ["sampler", "sampler_options", "guidance_scale", "guidance_interval", "epsilon_scaling", "negative_prompt"])
-    if (!same(recipe[name], preset[name])) body[name] = recipe[name];
-  return body;
+  const { prompt, model, seed, width, height } = recipe;
+  const explicit = recipe.schedule === "explicit"; // either the sigmas or what they follow from
+  const needed = Object.entries(recipe).filter(([name, value]) => {
+    if (FACTS.has(name) || (explicit ? SPACING.has(name) : name === "sigmas")) return false;
+    return !same(value, preset[name]);
+  });
+  return { prompt, preset: recipe.preset, model, seed, size: `${width}x${height}`, ...Object.fromEntries(needed) };
 }
 
 export function toHash(body) {
@@ -26,16 +22,13 @@ export function toHash(body) {
   return `#${new URLSearchParams(pairs)}`;
 }
 
-// What a shared address asks for. Names and values that make no sense are dropped.
+// What a shared address asks for. Values that make no sense are dropped.
 export function fromHash(hash) {
   const body = {};
   for (const [name, value] of new URLSearchParams(hash.slice(1))) {
-    if (TEXTS.has(name)) body[name] = value;
-    else if (OTHERS.has(name)) {
-      try {
-        body[name] = JSON.parse(value);
-      } catch { /* not ours */ }
-    }
+    try {
+      body[name] = TEXTS.has(name) ? value : JSON.parse(value);
+    } catch { /* not ours */ }
   }
   return body;
 }
@@ -58,21 +51,31 @@ const call = (name, options) => {
   return given.length ? `${name} (${given.join(", ")})` : name;
 };
 
-// The recipe in words a person reads: pairs of label and value.
+const ROWS = {
+  Sampler: ({ sampler, sampler_options }) => call(sampler, sampler_options),
+  Schedule: ({ schedule, schedule_options }) => call(schedule, schedule_options),
+  Steps: ({ num_inference_steps }) => num_inference_steps,
+  Sigmas: ({ sigmas }) => `${number(sigmas[0])} … ${number(sigmas.at(-2))}, 0`,
+  Guidance: ({ guidance_scale: scale, guidance_interval: interval }) =>
+    interval ? `${scale}, for sigma ${interval[0]} to ${interval[1]}` : scale,
+  "Epsilon scaling": ({ epsilon_scaling: scaling }) =>
+    scaling ? (scaling.slope ? `${scaling.scale} + ${scaling.slope} per step` : scaling.scale) : "off",
+  "Negative prompt": ({ negative_prompt }) => negative_prompt || "none",
+  Seed: ({ seed }) => seed,
+  Size: ({ width, height }) => `${width} × ${height}`,
+  Model: ({ model, model_digest }) => `${model} ${model_digest}`,
+  Engine: ({ engine, precision }) => `${engine}, ${precision}`,
+};
+const IN_ROWS = new Set([
+  ...FACTS, ...SPACING, "sampler", "sampler_options", "sigmas", "guidance_scale", "guidance_interval", "epsilon_scaling",
+  "negative_prompt",
+]);
+
+// The recipe in words a person reads: pairs of label and text. Fields without a row of their own come last.
 export function table(recipe) {
-  const { sigmas, guidance_interval: interval, epsilon_scaling: scaling } = recipe;
-  const guidance = recipe.guidance_scale === 1 ? "1 (none)" : String(recipe.guidance_scale);
+  const others = Object.entries(recipe).filter(([name, value]) => !IN_ROWS.has(name) && value !== null);
   return [
-    ["Sampler", call(recipe.sampler, recipe.sampler_options)],
-    ["Schedule", call(recipe.schedule, recipe.schedule_options)],
-    ["Steps", String(recipe.num_inference_steps)],
-    ["Sigmas", `${number(sigmas[0])} … ${number(sigmas.at(-2))}, 0`],
-    ["Guidance", interval ? `${guidance}, for sigma ${interval[0]} to ${interval[1]}` : guidance],
-    ["Epsilon scaling", scaling ? (scaling.slope ? `${scaling.scale} + ${scaling.slope} per step` : String(scaling.scale)) : "off"],
-    ["Negative prompt", recipe.negative_prompt || "none"],
-    ["Seed", String(recipe.seed)],
-    ["Size", `${recipe.width} × ${recipe.height}`],
-    ["Model", `${recipe.model} ${recipe.model_digest}`],
-    ["Engine", `${recipe.engine}, ${recipe.precision}`],
+    ...Object.entries(ROWS).map(([label, show]) => [label, String(show(recipe))]),
+    ...others.map(([name, value]) => [name.replaceAll("_", " "), JSON.stringify(value)]),
   ];
 }

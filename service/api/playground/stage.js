@@ -21,6 +21,7 @@ const frame = (index) => byId("frames").children[index];
 
 export function busy(on) {
   byId("stage").setAttribute("aria-busy", String(on));
+  byId("facts").inert = on; // they are still those of the picture before
   for (const paper of document.querySelectorAll(".paper:not(:has(img))")) paper.classList.toggle("developing", on);
 }
 
@@ -66,6 +67,7 @@ export function describe({ recipe, timings, url, title }, preset, reuse) {
       el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "numeric" }, value))))),
     el("details", { class: "json" }, el("summary", {}, "Recipe as JSON"),
       el("pre", { class: "numeric", tabindex: "0" }, JSON.stringify(recipe, null, 1))));
+  byId("facts").inert = false;
   byId("timing").replaceChildren(...timing(timings));
 }
 

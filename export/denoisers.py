@@ -1,0 +1,85 @@
+"""The denoisers of the known families."""
+
+from typing import Any
+
+import torch
+
+from export.networks import Denoiser, Port
+
+
+class Unet(Denoiser):
+    """Stable Diffusion 1 and 2."""
+
+    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__("unet", module, conditioning)
+        self.multiple = 2 ** (len(module.config.block_out_channels) - 1)
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> torch.Tensor:
+        return self.module(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+
+
+class UnetXl(Unet):
+    """SDXL, told that the picture was never larger nor cropped (Podell et al. 2023, section 2.2)."""
+
+    def __init__(self, module: Any, conditioning: tuple[Port, ...], factor: int) -> None:
+        super().__init__(module, conditioning)
+        self.factor = factor
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        text_embeds: torch.Tensor,
+    ) -> torch.Tensor:
+        height, width = (torch.full((1,), float(self.factor)) * side for side in sample.shape[2:])
+        corner = torch.zeros(2)
+        sizes = torch.cat([height, width, corner, height, width])  # original size, crop, target size
+        added = {"text_embeds": text_embeds, "time_ids": sizes.expand(sample.shape[0], -1)}
+        return self.module(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]
+
+
+class PixArt(Denoiser):
+    """PixArt-Sigma, without the half of its output that predicts variances."""
+
+    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__("transformer", module, conditioning)
+        self.multiple = module.config.patch_size
+        module.pos_embed.height = module.pos_embed.width = -1  # no stored size: positions are computed for every size
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        output = self.module(
+            sample,
+            encoder_hidden_states=encoder_hidden_states,
+            timestep=timestep,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            encoder_attention_mask=encoder_attention_mask,
+            return_dict=False,
+        )[0]
+        return output[:, : self.module.config.in_channels]
+
+
+class StableDiffusion3(Denoiser):
+    """Stable Diffusion 3's MMDiT."""
+
+    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__("transformer", module, conditioning)
+        self.multiple = module.config.patch_size
+        self.limit = module.config.pos_embed_max_size
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        pooled_projections: torch.Tensor,
+    ) -> torch.Tensor:
+        return self.module(sample, encoder_hidden_states, pooled_projections, timestep, return_dict=False)[0]

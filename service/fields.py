@@ -1,0 +1,204 @@
+"""The fields of a recipe: a request's, a preset's, and the resolved recipe's own with the functions they name."""
+
+import tomllib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+
+from service.diffusion.conditioning import Transform, cads
+from service.diffusion.corrections import epsilon_scaling, time_shift
+from service.diffusion.guidance import GUIDANCE, Guidance, Interval
+from service.diffusion.names import sampler_fields, schedule_fields
+from service.diffusion.options import Cads, EpsilonScaling, TimeShift, bound
+from service.diffusion.parameterization import Parameterization
+from service.diffusion.samplers import SAMPLERS
+from service.diffusion.types import Sampler, Wrapper
+from service.engines.contract import ModelDescription
+from service.errors import InvalidRequest
+
+PRESETS = Path(__file__).parent / "presets"
+EXPLICIT = "explicit"  # the schedule of a request that lists its own sigmas
+DEFAULTS: dict[str, Any] = {
+    "negative_prompt": "",
+    "zero_terminal_snr": False,
+    "guidance_method": "cfg",
+    "guidance_scale": 1.0,
+    "guidance_interval": None,
+    "epsilon_scaling": None,
+    "time_shift": None,
+    "cads": None,
+}
+
+
+def _ascending(interval: Interval) -> Interval:
+    if not 0 <= interval[0] < interval[1]:
+        raise ValueError("must be [lo, hi] with 0 <= lo < hi: guidance acts for lo < sigma <= hi")
+    return interval
+
+
+def _option(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or value in (inf, -inf) or value != value:
+        raise ValueError("must be a finite number or a string")
+    return value
+
+
+def _unicode(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a surrogate pair, which is no character")
+    return text
+
+
+Text = Annotated[str, Strict(), AfterValidator(_unicode)]
+Integer = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Options = dict[str, Annotated[int | float | str, BeforeValidator(_option)]]
+GuidanceInterval = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parts(NamedTuple):
+    """What a recipe runs on a model: options, facts of the model and of the run are bound."""
+
+    parameterization: Parameterization
+    sampler: Sampler  # (denoise, x, sigmas, noise) -> x
+    guidance: Guidance
+    corrections: list[Wrapper]  # innermost first
+    transforms: list[Transform]  # of the conditioning, first one first
+
+
+class Recipe(_Frozen):
+    """Every number of one picture."""
+
+    model: str
+    model_digest: str
+    preset: str  # gave what the request left open
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    seed: int
+    sampler: str
+    sampler_options: Options
+    schedule: str
+    schedule_options: Options
+    num_inference_steps: int
+    sigmas: tuple[float, ...]  # [num_inference_steps + 1], decreasing, ends in 0
+    zero_terminal_snr: bool
+    guidance_method: str
+    guidance_options: Options
+    guidance_scale: float
+    guidance_interval: Interval | None  # guided for sigma in (lo, hi]
+    epsilon_scaling: EpsilonScaling | None
+    time_shift: TimeShift | None
+    cads: Cads | None
+    engine: str
+    precision: str
+
+    def parts(self, model: ModelDescription) -> Parts:
+        """The functions that this recipe names, ready to be composed; one set per run (APG and CADS have a state)."""
+        sigmas, process = np.array(self.sigmas), parameterization(model, self.zero_terminal_snr)
+        facts = {"sigmas": sigmas, "parameterization": process}
+        guidance = bound(GUIDANCE[self.guidance_method], self.guidance_options, facts)
+        corrections, transforms = [], []
+        if self.time_shift is not None:
+            corrections.append(time_shift(process, sigmas, **self.time_shift.model_dump()))
+        if self.epsilon_scaling is not None:
+            corrections.append(epsilon_scaling(sigmas, **self.epsilon_scaling.model_dump()))
+        if self.cads is not None:  # a stream of its own, so that CADS leaves the sampler's noise alone
+            transforms.append(cads(np.random.default_rng([self.seed, 1]), **self.cads.model_dump()))
+        return Parts(
+            process,
+            bound(SAMPLERS[self.sampler], self.sampler_options, {"parameterization": process}),
+            guidance(self.guidance_scale, self.guidance_interval),
+            corrections,
+            transforms,
+        )
+
+
+class Overrides(_Frozen):
+    """What a request may set: the fields of ``Recipe``, all optional; null is "not set" unless it can mean "none"."""
+
+    model: Text | None = None
+    model_digest: Text | None = None
+    preset: Text | None = None
+    prompt: Text | None = None
+    negative_prompt: Text | None = None
+    width: Integer | None = None
+    height: Integer | None = None
+    seed: Annotated[int, Strict(), Field(ge=0, lt=2**53)] | None = None
+    sampler: Text | None = None
+    sampler_options: Options | None = None
+    schedule: Text | None = None
+    schedule_options: Options | None = None
+    num_inference_steps: Annotated[int, Strict(), Field(ge=1)] | None = None
+    sigmas: tuple[Number, ...] | None = None
+    zero_terminal_snr: Annotated[bool, Strict()] | None = None
+    guidance_method: Text | None = None
+    guidance_options: Options | None = None
+    guidance_scale: Annotated[float, Strict(), Field(gt=0, le=100)] | None = None
+    guidance_interval: GuidanceInterval | None = None
+    epsilon_scaling: EpsilonScaling | None = None
+    time_shift: TimeShift | None = None
+    cads: Cads | None = None
+    engine: Text | None = None
+    precision: Text | None = None
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Untrusted values -> overrides; the first thing that is wrong becomes an InvalidRequest."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"][:2])
+            raise InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field) from None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set, labels of other programs translated."""
+        values = {name: getattr(self, name) for name in self.model_fields_set}
+        given = {name: value for name, value in values.items() if value is not None or DEFAULTS.get(name, 0) is None}
+        if "schedule" in given and given["schedule"] != EXPLICIT:
+            given |= schedule_fields(given["schedule"])
+        for name, value in sampler_fields(given["sampler"]).items() if "sampler" in given else ():
+            if name != "sampler" and given.get(name, value) != value:
+                message = f"sampler {given['sampler']!r} means {name} {value!r}; give one of them"
+                raise InvalidRequest(message, field=name)
+            given[name] = value
+        return given
+
+
+class Preset(_Frozen):
+    """A row of data with its evidence."""
+
+    name: str
+    title: str
+    description: str  # what it is for
+    evidence: str
+    models: tuple[str, ...] = ("*",)  # patterns of the names of the models it is for
+    fixed: bool = False  # for a network trained on these very steps: schedule and count cannot be changed
+    recipe: Overrides
+
+    def suits(self, model: str) -> bool:
+        """Whether this preset is offered for the model of that name."""
+        return any(fnmatchcase(model.lower(), pattern) for pattern in self.models)
+
+
+@cache
+def load_presets(folder: Path = PRESETS) -> Mapping[str, Preset]:
+    """Every preset of a folder by name, the name of its file."""
+    files = sorted(folder.glob("*.toml"))
+    return {file.stem: Preset(name=file.stem, **tomllib.loads(file.read_text("utf-8"))) for file in files}
+
+
+def parameterization(model: ModelDescription, zero_terminal_snr: bool = False) -> Parameterization:
+    """The parameterization that a model's self-description asks for."""
+    return Parameterization(**model.noise_schedule.model_dump(), zero_terminal_snr=zero_terminal_snr)

@@ -1,0 +1,191 @@
+"""Triton as it fails in production: nothing hangs, nothing is lost, what cannot be served is a clear sentence."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from export.triton_config import config_pbtxt
+from service.engines.contract import DESCRIPTION, Array, Conditioning, Ticket
+from service.engines.embedded import EmbeddedEngine
+from service.engines.runtimes import OpenVino
+from service.engines.triton import TritonEngine
+from service.errors import Cancelled, DeadlineExceeded, Unavailable
+from service.settings import ROOT
+from tests.e2e.triton_server import TritonServer, free_port
+from tests.engines.tiny import NAME, write_repository
+
+pytestmark = pytest.mark.triton
+
+UNET = f"{NAME}_unet"
+CALLS = 24
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    model = write_repository(folder)
+    for network in model.networks.values():
+        entry = folder / network.entry
+        (entry / "config.pbtxt").write_text(config_pbtxt(network, model.digest))
+        shutil.copyfile(ROOT / "export" / "triton_model.py", entry / "1" / "model.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository) as running:
+        yield running
+
+
+@pytest.fixture
+def engine(repository: Path, server: TritonServer) -> Iterator[TritonEngine]:
+    with connected(repository, server.url) as made:
+        yield made
+
+
+@contextmanager
+def connected(repository: Path, *urls: str) -> Iterator[TritonEngine]:
+    made = TritonEngine(repository, urls)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def expected(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Array]:
+    """What every call must give, from the embedded engine, one at a time."""
+    embedded = EmbeddedEngine(repository, OpenVino("auto", 1, tmp_path_factory.mktemp("cache")))
+    row = embedded.encode_text(NAME, embedded.tokenize(NAME, "a"), Ticket())
+    outputs = [embedded.predict(NAME, "unet", *work(index, row), Ticket()) for index in range(CALLS)]
+    embedded.close()
+    return outputs
+
+
+def work(index: int, row: Conditioning) -> tuple[Array, Array, list[Conditioning]]:
+    """One call of two rows; every third has another size."""
+    rng = np.random.default_rng(index)
+    width = 16 if index % 3 == 2 else 8
+    return rng.standard_normal((2, 4, 8, width)), rng.uniform(0, 999, 2), [row, row]
+
+
+def predict(engine: TritonEngine, index: int = 0, ticket: Ticket | None = None) -> Array:
+    ticket = ticket or Ticket()
+    row = engine.encode_text(NAME, engine.tokenize(NAME, "a"), ticket)
+    return engine.predict(NAME, "unet", *work(index, row), ticket)
+
+
+def all_calls(engine: TritonEngine, expected: list[Array], meanwhile: Callable[[], object]) -> None:
+    """Every call from eight threads, several times; ``meanwhile`` happens when a third of them are done."""
+    done = threading.Semaphore(0)
+
+    def call(index: int) -> Array:
+        output = predict(engine, index)
+        done.release()
+        return output
+
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(call, index % CALLS) for index in range(6 * CALLS)]
+        for _ in range(2 * CALLS):
+            assert done.acquire(timeout=30)
+        meanwhile()
+        for index, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(), expected[index % CALLS])
+
+
+@contextmanager
+def frozen(server: TritonServer) -> Iterator[None]:
+    """The server's port swallows everything."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
+def test_concurrent_calls_have_the_bytes_they_have_alone(engine: TritonEngine, expected: list[Array]) -> None:
+    engine.health()
+    assert engine.precision == "auto"
+    all_calls(engine, expected, lambda: None)
+
+
+def test_kill_9_of_a_stub_loses_nothing(engine: TritonEngine, server: TritonServer, expected: list[Array]) -> None:
+    before = server.stubs()[UNET]
+    all_calls(engine, expected, lambda: os.kill(before, signal.SIGKILL))
+    assert server.stubs()[UNET] != before
+
+
+def test_a_silent_network_of_2_seconds_loses_nothing(
+    engine: TritonEngine, server: TritonServer, expected: list[Array]
+) -> None:
+    def silence() -> None:
+        with frozen(server):
+            time.sleep(2)
+
+    all_calls(engine, expected, silence)
+
+
+def test_who_waits_for_a_silent_server_may_leave(engine: TritonEngine, server: TritonServer) -> None:
+    predict(engine)
+    leaver = Ticket()
+    with ThreadPoolExecutor(1) as thread, frozen(server):
+        future: Future[Array] = thread.submit(predict, engine, ticket=leaver)
+        time.sleep(0.2)
+        assert not future.done()
+        leaver.cancelled.set()
+        assert isinstance(future.exception(5), Cancelled)
+        with pytest.raises(DeadlineExceeded):
+            predict(engine, ticket=Ticket(deadline=time.monotonic() + 0.3))
+    predict(engine)
+
+
+def test_sigterm_of_one_of_two_loses_nothing(repository: Path, server: TritonServer, expected: list[Array]) -> None:
+    with TritonServer(repository) as second, connected(repository, second.url, server.url) as engine:
+        all_calls(engine, expected, second.process.terminate)
+        assert second.process.wait(20) == 0
+        predict(engine)
+
+
+def test_a_model_that_was_unloaded_is_named(engine: TritonEngine, server: TritonServer) -> None:
+    with grpc.insecure_channel(server.url) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=UNET))
+        with pytest.raises(Unavailable, match=f"^{UNET} is not loaded on Triton at {server.url}$"):
+            predict(engine)
+        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=UNET))
+    predict(engine)
+
+
+def test_another_export_is_refused(repository: Path, server: TritonServer, tmp_path: Path) -> None:
+    shutil.copytree(repository, tmp_path / "other")
+    file = tmp_path / "other" / UNET / DESCRIPTION / "model.json"
+    file.write_text(file.read_text().replace('"scale":0.5', '"scale":0.25'))
+    with connected(tmp_path / "other", server.url) as engine:
+        assert engine.precision == "unknown"
+        with pytest.raises(Unavailable, match=r"has the digest \w{16}, the description of tiny \w{16}: both need"):
+            engine.health()
+
+
+def test_no_server_at_all_is_said_and_forgiven(repository: Path) -> None:
+    port = free_port()
+    with connected(repository, f"127.0.0.1:{port}") as engine:
+        with pytest.raises(Unavailable, match="does not answer"):
+            engine.health()
+        with TritonServer(repository, grpc_port=port):
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    engine.health()
+                    break
+                except Unavailable:
+                    assert time.monotonic() < deadline
