@@ -47,7 +47,7 @@ class PixArt(Denoiser):
     def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
         super().__init__("transformer", module, conditioning)
         self.multiple = module.config.patch_size
-        module.pos_embed.height = module.pos_embed.width = -1  # no stored size: positions are computed for every size
+        module.pos_embed.height = module.pos_embed.width = -1  # no table of one size: positions are always computed
 
     def forward(
         self,
@@ -67,6 +67,29 @@ class PixArt(Denoiser):
         return output[:, : self.module.config.in_channels]
 
 
+class CroppedPatches(torch.nn.Module):
+    """diffusers' ``PatchEmbed`` with a table of positions, its middle found by tensors.
+
+    The crop's first index, (table - size) // 2, is exported with the sign of its parts exchanged if sizes are symbols.
+    """
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        self.proj = original.proj
+        self.side = original.pos_embed_max_size
+        self.register_buffer("pos_embed", original.pos_embed)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        patches = self.proj(latent).movedim(1, -1)  # [batch, height, width, channels]
+        table = self.pos_embed.unflatten(1, (self.side, self.side))
+        rows, columns = (self._middle(count) for count in patches.shape[1:3])
+        return (patches + table[:, rows][:, :, columns]).flatten(1, 2)
+
+    def _middle(self, count: int) -> torch.Tensor:
+        first = (self.side - torch.full((1,), count)) // 2
+        return first + torch.arange(count)
+
+
 class StableDiffusion3(Denoiser):
     """Stable Diffusion 3's MMDiT."""
 
@@ -74,6 +97,7 @@ class StableDiffusion3(Denoiser):
         super().__init__("transformer", module, conditioning)
         self.multiple = module.config.patch_size
         self.limit = module.config.pos_embed_max_size
+        module.pos_embed = CroppedPatches(module.pos_embed)
 
     def forward(
         self,

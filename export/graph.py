@@ -26,10 +26,11 @@ def trace(network: Network, weights: torch.dtype) -> ir.Model:
     """The network as an optimised graph with dynamic batch and size; parameters stored as ``weights``."""
     stored = {name: _round(name, tensor, weights) for name, tensor in network.module.state_dict().items()}
     with _quiet(), torch.no_grad():
+        example, shapes = network.example(batch=2, height=2, width=3), _dynamic_shapes(network)
+        exported = torch.export.export(network.eval(), example, dynamic_shapes=shapes, strict=False)
+        _drop_void_squeezes(exported.graph_module)
         program = torch.onnx.export(
-            network.eval(),
-            network.example(batch=2, height=2, width=3),
-            dynamic_shapes=_dynamic_shapes(network),
+            exported,
             input_names=[port.name for port in network.inputs],
             output_names=[port.name for port in network.outputs],
             opset_version=OPSET,
@@ -57,6 +58,17 @@ def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
         {0: BATCH} | {i: axes[axis] for i, axis in enumerate(port.axes, 1) if isinstance(axis, str)}
         for port in network.inputs
     )
+
+
+def _drop_void_squeezes(module: torch.fx.GraphModule) -> None:
+    """torch's squeeze leaves a dimension alone that is not 1 (PixArt's tokens); ONNX's fails on it."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
+        source, dim = node.args
+        size = source.meta["val"].shape[dim]
+        if isinstance(size, torch.SymInt) or size != 1:
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def _free_parameters(graph: ir.Graph, stored: Mapping[str, torch.Tensor]) -> dict[ir.Value, ir.TensorProtocol]:

@@ -84,15 +84,15 @@ class ClipPairAndT5(TextEncoder):
         lengths = (clip_length, clip_length, length)[: len(components)]
         super().__init__(components, lengths, (states, pooled))
 
-    def forward(self, *input_ids: torch.Tensor) -> Tensors:
-        clips = [
-            self.module[name](ids, output_hidden_states=True)
-            for name, ids in zip(("text_encoder", "text_encoder_2"), input_ids, strict=False)
-        ]
-        states = torch.cat([clip.hidden_states[-2] for clip in clips], dim=-1)
+    def forward(
+        self, input_ids: torch.Tensor, input_ids_2: torch.Tensor, input_ids_3: torch.Tensor | None = None
+    ) -> Tensors:
+        first = self.module["text_encoder"](input_ids, output_hidden_states=True)
+        second = self.module["text_encoder_2"](input_ids_2, output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         states = torch.nn.functional.pad(states, (0, self.width - states.shape[-1]))
-        if "text_encoder_3" in self.module:
-            t5 = self.module["text_encoder_3"](input_ids[2])[0]
-        else:
+        if input_ids_3 is None:
             t5 = states.new_zeros(states.shape[0], self.t5_length, self.width)
-        return torch.cat([states, t5], dim=-2), torch.cat([clip[0] for clip in clips], dim=-1)
+        else:
+            t5 = self.module["text_encoder_3"](input_ids_3)[0]
+        return torch.cat([states, t5], dim=-2), torch.cat([first[0], second[0]], dim=-1)

@@ -105,8 +105,8 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
     """Make one picture of PROMPT, here and now, without a server."""
     from service import images, pipeline
     from service.engines.contract import Ticket
+    from service.progress import Progress
     from service.recipe import load_presets
-    from service.runner import Progress
 
     suffix = ".png" if output == "-" else Path(output).suffix.lower()
     if suffix not in FORMATS:

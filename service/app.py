@@ -65,32 +65,6 @@ async def warm(runner: Runner) -> None:
         log.warning("not ready: %s", error.message)
 
 
-def serve(settings: Settings, announce: Callable[[str, Parts], None]) -> None:
-    """Serve until a signal; ``announce`` gets the address once pictures can be asked for."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(access.JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    with bound(settings.host, settings.port) as listener:
-        app = create_app(settings)
-        host, port = listener.getsockname()[:2]
-        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        Server(app, settings, lambda: announce(address, app.state.parts)).run([listener])
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket bound early, so that a port in use is found before the engine is opened."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener
-
-
 class Page:
     """The playground's files where no route matches, so that they never hide a route's 404 or 405."""
 
@@ -158,45 +132,3 @@ def bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return listener
-
-
-class Page:
-    """The playground's files where no route matches, so that they never hide a route's 404 or 405."""
-
-    def __init__(self, otherwise: ASGIApp) -> None:
-        self._files, self._otherwise = StaticFiles(directory=PAGE, html=True), otherwise
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/v1/")
-        await (self._files if ours else self._otherwise)(scope, receive, send)
-
-
-class Server(uvicorn.Server):
-    """uvicorn that drains: after SIGTERM nothing is admitted, what is in progress is finished, then it stops."""
-
-    def __init__(self, app: FastAPI, settings: Settings, started: Callable[[], None]) -> None:
-        limit = math.ceil(settings.drain_seconds)
-        super().__init__(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=limit)
-        )
-        self._runner: Runner = app.state.parts.runner
-        self._drain_seconds, self._drain_ends = settings.drain_seconds, 0.0
-        self._on_started = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """The engine is warm and the listener open when this returns."""
-        await super().startup(sockets)
-        self._on_started()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Second: stop now."""
-        if self._runner.draining:
-            super().handle_exit(sig, frame)
-        self._runner.drain()
-        self._drain_ends = time.monotonic() + self._drain_seconds
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: is the drain over?"""
-        if self._runner.draining and (self._runner.idle or time.monotonic() > self._drain_ends):
-            self.should_exit = True
-        return await super().on_tick(counter)

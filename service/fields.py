@@ -183,13 +183,15 @@ class Preset(_Frozen):
     title: str
     description: str  # what it is for
     evidence: str
+    families: tuple[str, ...] = ()  # of models it is for; none listed: every family
     models: tuple[str, ...] = ("*",)  # patterns of the names of the models it is for
     fixed: bool = False  # for a network trained on these very steps: schedule and count cannot be changed
     recipe: Overrides
 
-    def suits(self, model: str) -> bool:
-        """Whether this preset is offered for the model of that name."""
-        return any(fnmatchcase(model.lower(), pattern) for pattern in self.models)
+    def suits(self, model: ModelDescription) -> bool:
+        """Whether this preset is offered for the model."""
+        named = any(fnmatchcase(model.name.lower(), pattern) for pattern in self.models)
+        return named and (not self.families or model.family in self.families)
 
 
 @cache

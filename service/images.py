@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,18 +19,30 @@ ASCII = b"ASCII\0\0\0"  # character code of a UserComment; the JSON in it escape
 JPEG_LIMIT = 65_000  # bytes of metadata one APP1 segment can hold, with room for its headers
 
 
-def encode(pixels: NDArray[np.uint8], recipe: Mapping[str, Any], output_format: Format, quality: int = 100) -> bytes:
+def encode(
+    pixels: NDArray[np.uint8], recipe: Mapping[str, Any] | None, output_format: Format, quality: int = 100
+) -> bytes:
     """[H, W, 3] to a file of the same bytes every time; ``quality`` 0-100 is for webp and jpeg."""
     image, file = Image.fromarray(pixels), io.BytesIO()
     if output_format == "png":
         text = PngImagePlugin.PngInfo()
-        text.add_itxt(PNG_KEY, json.dumps(recipe, ensure_ascii=False))
+        if recipe is not None:
+            text.add_itxt(PNG_KEY, json.dumps(recipe, ensure_ascii=False))
         image.save(file, "PNG", pnginfo=text)
     elif output_format == "webp":
         image.save(file, "WEBP", quality=quality, exif=_exif(recipe))
     else:
         image.save(file, "JPEG", quality=quality, subsampling=0, exif=_exif(recipe))
     return file.getvalue()
+
+
+def preview(
+    latent: NDArray[np.floating], factors: Sequence[Sequence[float]], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """[C, h, w] through a linear map to RGB, enlarged to (width, height): [H, W, 3]. The map's last row is its bias."""
+    colours = np.einsum("chw,cr->hwr", latent, np.array(factors[:-1])) + np.array(factors[-1])
+    small = np.round(np.clip(colours / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
 
 
 def check_fits(recipe: Mapping[str, Any], output_format: Format) -> None:
@@ -57,7 +69,8 @@ def recipe_of(data: bytes) -> dict[str, Any]:
     return recipe
 
 
-def _exif(recipe: Mapping[str, Any]) -> Image.Exif:
+def _exif(recipe: Mapping[str, Any] | None) -> Image.Exif:
     exif = Image.Exif()
-    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = ASCII + json.dumps(recipe).encode()
+    if recipe is not None:
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = ASCII + json.dumps(recipe).encode()
     return exif

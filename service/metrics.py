@@ -56,6 +56,9 @@ class Metrics:
         self.cancellations = Counter(
             "darkroom_cancellations", "Pictures cancelled, by the stage they were in", ["stage"], registry=r
         )
+        self.deadlines = Counter(
+            "darkroom_deadlines", "Requests with a deadline: met, missed, refused", ["outcome"], registry=r
+        )
         self.text_lookups = Counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"], registry=r)
         self.model = Gauge(
             "darkroom_model_info",

@@ -80,9 +80,9 @@ def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> 
 def _preset(given: Mapping[str, Any], model: ModelDescription, presets: Mapping[str, Preset]) -> Preset:
     """The named preset, or the model's default; not one that is for other models, nor a change to a fixed one."""
     preset = _known("preset", given.get("preset", model.default_preset), presets)
-    if not preset.suits(model.name):
-        offered = ", ".join(name for name, other in presets.items() if other.suits(model.name))
-        message = f"preset {preset.name} is for models named {' or '.join(preset.models)}; {model.name} has: {offered}"
+    if not preset.suits(model):
+        offered = ", ".join(name for name, other in presets.items() if other.suits(model))
+        message = f"preset {preset.name} is not for {model.name}, which has: {offered}"
         raise InvalidRequest(message, field="preset")
     trained = preset.recipe.given()
     for name in ("schedule", "num_inference_steps") if preset.fixed else ():

@@ -2,37 +2,45 @@
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from time import monotonic, perf_counter
 
 from service import images
-from service.diffusion.types import Array, Denoised, Denoiser
+from service.diffusion.types import Array
 from service.engines.contract import Engine, Ticket
-from service.errors import Cancelled, EngineFailure, InvalidRequest, Overloaded, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, EngineFailure, InvalidRequest, Overloaded, Unavailable
 from service.metrics import Metrics
 from service.pipeline import generate
+from service.progress import Pixels, Previewer, Progress
 from service.recipe import Recipe
 
 FRESH = 30.0  # seconds for which one successful network call proves the engine
 PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
 GUESS = 5.0  # seconds per picture, until one has been made
 
-After = Callable[["Progress", Array, float], None]  # after an evaluation: progress, x0, its seconds
-
 
 @dataclass(frozen=True)
 class Order:
-    """The pictures of one request and the files they become."""
+    """The pictures of one request, the files they become, how many previews each shows on its way."""
 
     recipes: Sequence[Recipe]
     output_format: images.Format = "png"
     quality: int = 100
+    previews: int = 0
     ticket: Ticket = field(default_factory=Ticket)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture on its way, after so many steps."""
+
+    data: bytes
+    index: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -44,31 +52,13 @@ class Made:
     timings: dict[str, float]
 
 
-class Progress:
-    """The outermost denoiser wrapper: interrupts between network calls, counts, tells ``after`` what it saw."""
+@dataclass(frozen=True)
+class Job:
+    """An admitted order. ``pictures`` cancelled is work stopped at its next network call."""
 
-    def __init__(self, recipe: Recipe, ticket: Ticket, after: After) -> None:
-        self.total = len(recipe.sigmas) - 1
-        self.step = self.evaluations = 0
-        self._sigmas, self._ticket, self._after = recipe.sigmas[:-1], ticket, after
-
-    def __call__(self, denoise: Denoiser) -> Denoiser:
-        def watched(x: Array, sigma: float) -> Denoised:
-            self._ticket.check()
-            started = time.perf_counter()
-            denoised = denoise(x, sigma)
-            self.evaluations += 1
-            # found by sigma, not by counting: Heun evaluates twice in a step
-            self.step = max(self.step, 1, sum(level >= sigma for level in self._sigmas))
-            self._after(self, denoised.x0, time.perf_counter() - started)
-            return denoised
-
-        return watched
-
-    @property
-    def stage(self) -> str:
-        """Where a cancelled picture stood."""
-        return "text_encode" if self.step == 0 else "denoise" if self.step < self.total else "decode"
+    order: Order
+    pictures: "asyncio.Future[list[Made]]"
+    ahead: Callable[[], int]  # pictures that will be started before this order's first
 
 
 class Runner:
@@ -79,36 +69,50 @@ class Runner:
         self._concurrency, self._capacity = concurrency, concurrency + queue
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sampler")
         self._lock = threading.Lock()
-        self._admitted = 0
+        self._futures: list[Future[Made]] = []  # admitted and not done, in order
         self._tickets: list[Ticket] = []
+        self._fastest: dict[tuple[str, int, int], float] = {}  # seconds of an evaluation by model and size
         self._recent: deque[float] = deque(maxlen=32)  # seconds of the last pictures
         self._proven = float("-inf")  # when a network call last succeeded
         self._busy_since = 0.0
         self._probe: asyncio.Future[None] | None = None
         self.draining = False
-        metrics.in_progress.set_function(lambda: min(self._admitted, concurrency))
-        metrics.waiting.set_function(lambda: max(self._admitted - concurrency, 0))
+        metrics.in_progress.set_function(lambda: min(len(self._futures), concurrency))
+        metrics.waiting.set_function(lambda: max(len(self._futures) - concurrency, 0))
 
     @property
     def idle(self) -> bool:
-        return self._admitted == 0
+        return not self._futures
 
-    async def make(self, order: Order) -> list[Made]:
-        """All pictures of an order, concurrently. Cancelling this call stops them at their next network call."""
-        self._admit(len(order.recipes))
-        self._tickets.append(order.ticket)
-        futures = [self._submit(order, recipe) for recipe in order.recipes]
+    def start(self, order: Order, on_preview: Callable[[Preview], None] | None = None) -> Job:
+        """Admit or refuse now. ``on_preview`` is called from worker threads."""
+        self._admit(order)
+        show = on_preview or (lambda _: None)
+        futures = [self._submit(order, recipe, show) for recipe in order.recipes]
+        pictures = asyncio.gather(*map(asyncio.wrap_future, futures))
+        pictures.add_done_callback(lambda _: self._settle(order, futures))
+        return Job(order, pictures, lambda: self._ahead_of(futures[0]))
+
+    async def finish(self, job: Job) -> list[Made]:
+        """The pictures of a job, or why there are none. Cancelling this call cancels the job."""
+        deadline = job.order.ticket.deadline
         try:
-            return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+            async with asyncio.timeout(deadline and deadline - monotonic()):
+                made = await job.pictures
+        except (TimeoutError, DeadlineExceeded) as error:
+            self._metrics.deadlines.labels("missed").inc()
+            raise DeadlineExceeded("the deadline of the request has passed", field="deadline_ms") from error
         except Cancelled as error:
             if self.draining:
                 raise Unavailable("this server stopped before the work was done", retry_after=FRESH) from error
             raise
-        finally:  # one failed or nobody waits: the others stop too
-            order.ticket.cancelled.set()
-            for future in futures:
-                future.cancel()
-            self._tickets.remove(order.ticket)
+        if deadline is not None:
+            self._metrics.deadlines.labels("met").inc()
+        return made
+
+    async def make(self, order: Order) -> list[Made]:
+        """All pictures of an order, concurrently."""
+        return await self.finish(self.start(order))
 
     def cancel(self, request_id: str | None = None) -> int:
         """Cancel the orders of one request id, or all; how many there were."""
@@ -132,7 +136,7 @@ class Runner:
         """Raise Unavailable unless a real network call succeeded recently; an idle engine is asked for one."""
         if self.draining:
             raise Unavailable("draining: this server is about to stop", retry_after=FRESH)
-        now = time.monotonic()
+        now = monotonic()
         if now - self._proven < FRESH or (not self.idle and now - self._busy_since < FRESH):
             return
         if not self.idle:
@@ -149,22 +153,36 @@ class Runner:
             raise Unavailable("the engine does not answer", retry_after=FRESH) from error
         except EngineFailure as error:
             raise Unavailable(error.message, retry_after=FRESH) from error
-        self._proven = time.monotonic()
+        self._proven = monotonic()
 
-    def _admit(self, pictures: int) -> None:
+    def _admit(self, order: Order) -> None:
+        pictures = len(order.recipes)
         if self.draining:
             raise self._refused("draining", Unavailable("draining: this server is about to stop", retry_after=FRESH))
         if pictures > self._capacity:
             raise InvalidRequest(f"at most {self._capacity} pictures fit here at once", field="n")
         with self._lock:
-            excess = self._admitted + pictures - self._capacity
+            excess = len(self._futures) + pictures - self._capacity
             if excess > 0:
                 wait = max(1.0, excess / self._concurrency * self._mean())
-                message = f"{self._admitted} pictures are in progress or waiting; try again in {wait:.0f} s"
+                message = f"{len(self._futures)} pictures are in progress or waiting; try again in {wait:.0f} s"
                 raise self._refused("queue_full", Overloaded(message, retry_after=wait))
-            if self._admitted == 0:
-                self._busy_since = time.monotonic()
-            self._admitted += pictures
+            self._check_deadline(order)
+            if not self._futures:
+                self._busy_since = monotonic()
+            self._tickets.append(order.ticket)
+
+    def _check_deadline(self, order: Order) -> None:
+        """Refuse what cannot be in time even if every evaluation is as fast as the fastest seen at its size."""
+        if order.ticket.deadline is None:
+            return
+        waiting = max(0, len(self._futures) + len(order.recipes) - self._concurrency)
+        needed = waiting / self._concurrency * self._mean() if waiting else 0.0
+        needed += max((len(r.sigmas) - 1) * self._fastest.get(_size(r), 0.0) for r in order.recipes)
+        if needed > order.ticket.deadline - monotonic():
+            self._metrics.deadlines.labels("refused").inc()
+            message = f"about {needed * 1000:.0f} ms are needed now, more than the deadline leaves"
+            raise self._refused("deadline", DeadlineExceeded(message, field="deadline_ms"))
 
     def _refused(self, reason: str, error: Exception) -> Exception:
         self._metrics.refusals.labels(reason).inc()
@@ -173,41 +191,65 @@ class Runner:
     def _mean(self) -> float:
         return fmean(self._recent) if self._recent else GUESS
 
-    def _submit(self, order: Order, recipe: Recipe) -> "Future[Made]":
-        future = self._pool.submit(self._picture, order, recipe, time.perf_counter())
+    def _submit(self, order: Order, recipe: Recipe, show: Callable[[Preview], None]) -> "Future[Made]":
+        with self._lock:
+            future = self._pool.submit(self._picture, order, recipe, show, perf_counter())
+            self._futures.append(future)
         future.add_done_callback(self._release)
         return future
 
-    def _release(self, future: "Future[Any]") -> None:
+    def _release(self, future: "Future[Made]") -> None:
         with self._lock:
-            self._admitted -= 1
+            self._futures.remove(future)
         if future.cancelled():
             self._metrics.cancellations.labels("queue").inc()
 
-    def _picture(self, order: Order, recipe: Recipe, submitted: float) -> Made:
+    def _settle(self, order: Order, futures: "Sequence[Future[Made]]") -> None:
+        """All pictures are there, or one failed, or nobody waits: what still runs of the order stops."""
+        order.ticket.cancelled.set()
+        for future in futures:
+            future.cancel()
+        self._tickets.remove(order.ticket)
+
+    def _ahead_of(self, future: "Future[Made]") -> int:
+        with self._lock:
+            before = self._futures[: self._futures.index(future)] if future in self._futures else []
+            return 0 if future.running() else sum(not other.running() for other in before)
+
+    def _picture(self, order: Order, recipe: Recipe, show: Callable[[Preview], None], submitted: float) -> Made:
         """One picture from its recipe to its bytes, in a worker thread."""
-        started = time.perf_counter()
+        started = perf_counter()
 
-        def evaluated(progress: Progress, _: Array, seconds: float) -> None:
-            self._proven = time.monotonic()
+        def preview(pixels: Pixels, index: int, step: int) -> None:
+            show(Preview(images.encode(pixels, None, order.output_format, order.quality), index, step))
+
+        def evaluated(progress: Progress, x0: Array, seconds: float) -> None:
+            self._proven = monotonic()
             self._metrics.step.observe(seconds)
+            self._fastest[_size(recipe)] = min(seconds, self._fastest.get(_size(recipe), seconds))
             if progress.evaluations == 1:
-                self._metrics.first_step.observe(time.perf_counter() - submitted)
+                self._metrics.first_step.observe(perf_counter() - submitted)
+            previewed(progress.step, x0)
 
+        previewed = Previewer(recipe, order.previews, self._engine.models[recipe.model].preview, preview)
         progress = Progress(recipe, order.ticket, evaluated)
         try:
             picture = generate(self._engine, recipe, order.ticket, progress)
-        except Cancelled:
+        except (Cancelled, DeadlineExceeded):
             self._metrics.cancellations.labels(progress.stage).inc()
             raise
         except EngineFailure:
             self._proven = float("-inf")
             raise
-        encoding = time.perf_counter()
+        encoding = perf_counter()
         data = images.encode(picture.pixels, recipe.model_dump(mode="json"), order.output_format, order.quality)
-        ended = time.perf_counter()
+        ended = perf_counter()
         self._recent.append(ended - started)
         parts = {"queue": started - submitted, **picture.timings, "encode": ended - encoding}
         for part in ("queue", "text_encode", "denoise", "decode", "encode"):
             self._metrics.parts.labels(part).observe(parts[part])
         return Made(data, recipe, {**parts, "total": ended - submitted})
+
+
+def _size(recipe: Recipe) -> tuple[str, int, int]:
+    return recipe.model, recipe.width, recipe.height

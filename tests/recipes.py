@@ -17,11 +17,18 @@ def cosine_alphas(timesteps: int = 1000) -> tuple[float, ...]:
     return tuple(np.cumprod(1 - np.array(betas)).tolist())
 
 
-def description(name: str, noise_schedule: NoiseSchedule, sizes: tuple[tuple[int, int], ...]) -> ModelDescription:
+def scaled_linear_alphas(start: float = 0.00085, end: float = 0.012, timesteps: int = 1000) -> tuple[float, ...]:
+    """The betas of Stable Diffusion: linear in the square root."""
+    return tuple(np.cumprod(1 - np.linspace(start**0.5, end**0.5, timesteps) ** 2).tolist())
+
+
+def description(
+    name: str, family: str, noise_schedule: NoiseSchedule, sizes: tuple[tuple[int, int], ...]
+) -> ModelDescription:
     """A model without networks."""
     return ModelDescription(
         name=name,
-        family="stable-diffusion",
+        family=family,  # type: ignore[arg-type]
         noise_schedule=noise_schedule,
         latent=Latent(channels=16, factor=16, scale=1.0),
         sizes=sizes,
@@ -32,8 +39,34 @@ def description(name: str, noise_schedule: NoiseSchedule, sizes: tuple[tuple[int
     )
 
 
-POSTCARD = description(
-    "postcard", NoiseSchedule(kind="vp", prediction="v", alphas_cumprod=cosine_alphas()), ((256, 256), (320, 192))
+V = NoiseSchedule(kind="vp", prediction="v", alphas_cumprod=cosine_alphas())
+EPS = NoiseSchedule(kind="vp", prediction="eps", alphas_cumprod=scaled_linear_alphas())
+POSTCARD = description("postcard", "stable-diffusion", V, ((256, 256), (320, 192)))
+FLOW = description(
+    "sd3-medium", "stable-diffusion-3", NoiseSchedule(kind="flow", prediction="flow", shift=3.0), ((512, 512),)
 )
-FLOW = description("flow", NoiseSchedule(kind="flow", prediction="flow", shift=3.0), ((512, 512),))
+SD15 = description("sd15", "stable-diffusion", EPS, ((512, 512),))
 MODELS = {"postcard": POSTCARD}
+FAMILY = {
+    model.name: model
+    for model in (
+        POSTCARD,
+        FLOW,
+        SD15,
+        description("pixart-sigma-xl", "pixart-sigma", EPS, ((1024, 1024),)),
+        *(
+            description(name, "stable-diffusion-xl", EPS, ((1024, 1024),))
+            for name in (
+                "sdxl-base",
+                "sdxl-lightning-4step",
+                "sdxl-lightning-8step",
+                "hyper-sdxl-1step",
+                "hyper-sdxl-4step",
+                "sdxl-lcm",
+                "sdxl-tcd",
+                "sdxl-dmd2-4step",
+                "sdxl-dmd2-1step",
+            )
+        ),
+    )
+}

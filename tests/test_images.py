@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,6 +20,7 @@ RECIPE = {"prompt": 'a "red" boat\n\u2028 café 🚤', "seed": 2**53 - 1, "sigma
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "jpeg"])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     recipe=st.dictionaries(
         st.text(st.characters(codec="utf-8", exclude_characters="\0")),
@@ -92,6 +93,7 @@ def test_pictures_without_a_recipe_are_refused(data: bytes) -> None:
     assert refused.value.field == "image"
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=40)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused_and_never_crash(tail: bytes) -> None:
     for head in (b"", encode(PIXELS[:2, :2], RECIPE, "png")[:70], encode(PIXELS[:2, :2], RECIPE, "jpeg")[:40]):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.diffusion.samplers import SAMPLERS
@@ -13,7 +13,7 @@ from service.diffusion.schedules import FLOW_ONLY, SCHEDULES
 from service.diffusion.types import Denoised
 from service.errors import InvalidRequest, UnknownModel
 from service.recipe import Overrides, Preset, Recipe, load_presets, resolve
-from tests.recipes import FLOW, MODELS, POSTCARD
+from tests.recipes import FAMILY, FLOW, MODELS, POSTCARD
 
 PRESETS = load_presets()
 
@@ -91,9 +91,10 @@ def test_a_preset_with_its_own_sigmas_gives_way_to_steps_and_a_schedule() -> Non
         own(num_inference_steps=4)
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     sampler=st.sampled_from(sorted(SAMPLERS)),
-    schedule=st.sampled_from(sorted(set(SCHEDULES) - FLOW_ONLY - {"beta", "leading"})),
+    schedule=st.sampled_from(sorted(set(SCHEDULES) - FLOW_ONLY - {"beta", "lcm"})),
     steps=st.integers(3, 200),
     scale=st.floats(1, 20),
     seed=st.integers(0, 2**53 - 1),
@@ -112,6 +113,7 @@ def test_an_echoed_recipe_is_a_request_for_itself(
     assert set(body) == set(Overrides.model_fields)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e-4, 160), min_size=1, max_size=30, unique=True))
 def test_explicit_sigmas_survive_to_the_last_bit(levels: list[float]) -> None:
     sigmas = [*sorted(levels, reverse=True), 0.0]
@@ -138,10 +140,10 @@ def test_assertions_of_an_echo_are_checked() -> None:
 
 
 def test_several_models_need_a_name() -> None:
-    models = {"postcard": POSTCARD, "flow": FLOW}
-    with pytest.raises(UnknownModel, match="flow, postcard"):
+    models = {"postcard": POSTCARD, "sd3-medium": FLOW}
+    with pytest.raises(UnknownModel, match="postcard, sd3-medium"):
         resolve(Overrides(prompt="", seed=0), PRESETS, models, "embedded", "fp32")
-    recipe = resolve(Overrides(prompt="", seed=0, model="flow"), PRESETS, models, "embedded", "fp32")
+    recipe = resolve(Overrides(prompt="", seed=0, model="sd3-medium"), PRESETS, models, "embedded", "fp32")
     assert (recipe.width, recipe.sigmas[0]) == (512, pytest.approx(9999))
 
 
@@ -210,6 +212,113 @@ def test_refusals_name_the_field_and_say_what_to_do(fields: dict[str, Any], fiel
 def test_the_limit_of_steps_is_the_callers() -> None:
     with pytest.raises(InvalidRequest, match="more than the 10"):
         resolve(Overrides(prompt="", seed=0), PRESETS, MODELS, "embedded", "fp32", max_steps=10)
+
+
+FLOW_BODY = {"model": "sd3-medium", "schedule": "trailing", "guidance_interval": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "sentence"),
+    [
+        ({"schedule": "flow_shift"}, "schedule", "use trailing"),
+        (FLOW_BODY | {"schedule": "ays"}, "schedule", "use flow_shift"),
+        (
+            {"sampler": "unipc", "sampler_options": {"order": 3}, "num_inference_steps": 2},
+            "sampler_options.order",
+            "3 steps",
+        ),
+        ({"sampler": "flash", "sigmas": [5, 1, 0]}, "schedule", "such as trailing"),
+        (FLOW_BODY | {"zero_terminal_snr": True}, "zero_terminal_snr", "leave it out"),
+        ({"model": "sd15", "zero_terminal_snr": True}, "zero_terminal_snr", "use v or x0"),
+        ({"zero_terminal_snr": True, "schedule": "leading"}, "schedule", "use trailing"),
+        ({"zero_terminal_snr": 1}, "zero_terminal_snr", "boolean"),
+        ({"guidance_method": "cfg_pp", "guidance_scale": 3, "sampler": "euler"}, "guidance_scale", "at most 1"),
+        ({"guidance_method": "cfg_pp", "guidance_scale": 0.6, "sampler": "dpmpp_2m"}, "sampler", "euler_ancestral"),
+        ({"sampler": "euler_cfg_pp"}, "guidance_scale", "at most 1"),
+        ({"guidance_method": "cfg_zero", "sampler": "euler"}, "guidance_method", "use cfg or apg"),
+        (
+            FLOW_BODY | {"guidance_method": "cfg_zero", "sampler": "dpmpp_2m"},
+            "guidance_options.zero_steps",
+            "use euler",
+        ),
+        (
+            {"guidance_method": "apg", "guidance_options": {"rescale": 0.7}},
+            "guidance_options.rescale",
+            "leave rescale out",
+        ),
+        ({"guidance_method": "nope"}, "guidance_method", "apg, cfg, cfg_pp, cfg_zero"),
+        ({"guidance_options": {"eta": 1}}, "guidance_options.eta", "options of cfg: rescale"),
+        (
+            {"epsilon_scaling": {"scale": 1.01}, "time_shift": {"data_variance": 0.5}},
+            "time_shift",
+            "give one of them",
+        ),
+        (
+            {"epsilon_scaling": {"scale": 1.01, "form": "x0_only"}, "sampler": "heun"},
+            "epsilon_scaling.form",
+            "everywhere",
+        ),
+        (FLOW_BODY | {"time_shift": {"data_variance": 0.5}}, "time_shift", "leave it out"),
+        ({"time_shift": {"data_variance": 1}}, "time_shift.data_variance", "use epsilon_scaling"),
+        ({"time_shift": {"window": 20}}, "time_shift.data_variance", "required"),
+        ({"cads": {"tau1": 0.9, "tau2": 0.6}}, "cads", "tau1 must be below tau2"),
+        ({"cads": {"tau1": True}}, "cads.tau1", "number"),
+        ({"schedule": "beta", "num_inference_steps": 200}, "schedule_options", "beta_sigma"),
+        ({"schedule": "leading", "num_inference_steps": 1}, "schedule_options", "use trailing"),
+        ({"sampler": "DPM++ 2M Karras", "schedule": "ays"}, "schedule", "give one of them"),
+        ({"sampler": "PLMS"}, "sampler", "known: ddim"),
+    ],
+)
+def test_impossible_combinations_say_what_to_do_instead(fields: dict[str, Any], field: str, sentence: str) -> None:
+    body = {"prompt": "a lake", "seed": 3, "model": "postcard"} | fields
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(Overrides.parse(body), PRESETS, FAMILY, "embedded", "bf16")
+    assert caught.value.field == field
+    assert sentence in caught.value.message
+
+
+def test_labels_of_other_programs_are_echoed_as_ours() -> None:
+    recipe = resolved(sampler="DPM++ 2M SDE Heun Karras", schedule="Karras")
+    assert (recipe.sampler, recipe.sampler_options["solver"], recipe.schedule) == ("dpmpp_2m_sde", "heun", "karras")
+    cfg_pp = resolved(sampler="euler_cfg_pp", guidance_scale=0.6)
+    assert (cfg_pp.sampler, cfg_pp.guidance_method) == ("euler", "cfg_pp")
+    assert resolved(sampler="UniPC").sampler_options == {"order": 3, "variant": "bh1"}
+
+
+def test_an_order_that_was_not_asked_for_fits_the_steps() -> None:
+    assert resolved(sampler="deis", num_inference_steps=2).sampler_options == {"order": 2}
+    assert resolved(sampler="deis", num_inference_steps=9).sampler_options == {"order": 3}
+
+
+FULL = {
+    "sampler": "euler",
+    "zero_terminal_snr": True,
+    "guidance_options": {"rescale": 0.7},
+    "epsilon_scaling": {"scale": 1.004, "slope": 0.0001, "form": "x0_only"},
+    "cads": {"tau1": 0.5},
+}
+
+
+def test_everything_at_once_is_a_fixed_point() -> None:
+    recipe = resolved(**FULL)
+    assert resolved(**json.loads(recipe.model_dump_json())) == recipe
+    assert recipe.cads is not None
+    assert recipe.cads.tau2 == 0.9
+    flow = {"prompt": "", "seed": 1, "schedule": "flow_resolution"} | FLOW_BODY | {"schedule": "flow_resolution"}
+    first = resolve(Overrides.parse(flow), PRESETS, FAMILY, "embedded", "bf16")
+    echo = Overrides.parse(json.loads(first.model_dump_json()))
+    assert resolve(echo, PRESETS, FAMILY, "embedded", "bf16") == first
+
+
+def test_every_part_that_a_recipe_names_is_built() -> None:
+    parts = resolved(**FULL).parts(POSTCARD)
+    assert (len(parts.corrections), len(parts.transforms)) == (1, 1)
+    assert len(resolved(time_shift={"data_variance": 0.5}).parts(POSTCARD).corrections) == 1
+    y = {"encoder_hidden_states": np.random.default_rng(0).standard_normal((7, 5))}
+    noised = [resolved(**FULL).parts(POSTCARD).transforms[0](y, 0.8)["encoder_hidden_states"] for _ in range(2)]
+    np.testing.assert_array_equal(*noised)  # the seed decides
+    other = resolved(**FULL, seed=4).parts(POSTCARD).transforms[0](y, 0.8)["encoder_hidden_states"]
+    assert not np.allclose(other, noised[0])
 
 
 def test_a_recipe_builds_the_parts_it_names() -> None:

@@ -16,7 +16,8 @@ from service.errors import Cancelled, DeadlineExceeded, EngineFailure, InvalidRe
 from service.images import encode
 from service.metrics import Metrics
 from service.pipeline import generate
-from service.runner import FRESH, Made, Progress
+from service.progress import Progress
+from service.runner import FRESH, Made
 from tests.api.harness import Held
 from tests.orders import order, recipe, running
 
@@ -201,7 +202,7 @@ def ready(runner: Any) -> Coroutine[Any, Any, None]:
 def test_ready_asks_an_idle_engine_trusts_traffic_and_doubts_a_busy_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, now = Held(), 1000.0
     probes: list[float] = []
-    monkeypatch.setattr("service.runner.time.monotonic", lambda: now)
+    monkeypatch.setattr("service.runner.monotonic", lambda: now)
     engine.health = lambda: probes.append(now)  # type: ignore[method-assign]
 
     async def scene() -> None:

@@ -3,6 +3,7 @@
 from service.api.errors import NotAcceptable
 
 JSON = "application/json"
+EVENTS = "text/event-stream"
 OFFERS = (JSON, "image/png", "image/webp", "image/jpeg")  # in the order that decides ties
 
 
@@ -14,6 +15,14 @@ def best(accept: str, offers: tuple[str, ...] = OFFERS) -> str:
     if quality[favourite] <= 0:
         raise NotAcceptable(f"Accept allows none of {', '.join(offers)}")
     return favourite
+
+
+def of_pictures(accept: str, *, stream: bool) -> str:
+    """What a request for pictures gets. A stream suits who takes events or JSON: OpenAI's client asks for JSON."""
+    if stream:
+        best(accept, (EVENTS, JSON))
+        return EVENTS
+    return best(accept)
 
 
 def _range(part: str) -> tuple[str, float]:

@@ -38,6 +38,13 @@ class NotAcceptable(InvalidRequest):
     code = "not_acceptable"
 
 
+class NothingInProgress(InvalidRequest):
+    """No work under this request id: it never was, or it is done."""
+
+    status = 404
+    code = "not_found"
+
+
 class Problem(BaseModel):
     """What went wrong, in OpenAI's words."""
 
@@ -58,11 +65,16 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": HTTPStatus(status).phrase} for status in (*statuses, 405, 500)}
 
 
-def render(status: int, message: str, code: str, param: str | None = None, headers: Any = None) -> JSONResponse:
-    """The one renderer. Words of the caller come back shortened."""
+def body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's words for an error. Words of the caller come back shortened."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     problem = Problem(message=message[:1000], type=kind, param=param and param[:200], code=code)
-    return JSONResponse(ErrorBody(error=problem).model_dump(), status, headers=headers)
+    return ErrorBody(error=problem).model_dump()
+
+
+def render(status: int, message: str, code: str, param: str | None = None, headers: Any = None) -> JSONResponse:
+    """An error as an answer."""
+    return JSONResponse(body(status, message, code, param), status, headers=headers)
 
 
 async def on_darkroom_error(request: Request, error: Exception) -> Response:

@@ -7,30 +7,41 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 
 from service import pipeline
-from service.api import accept, body, catalogue, pictures, schemas
+from service.api import accept, body, catalogue, pictures, schemas, streaming
 from service.api.deps import House
-from service.api.errors import documented
+from service.api.errors import NothingInProgress, documented
 from service.errors import Cancelled
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 T = TypeVar("T")
-FILES = {media: {"schema": {"type": "string", "format": "binary"}} for media in accept.OFFERS[1:]}
+FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "binary"}} for media in accept.OFFERS[1:]}
+STREAM: dict[str, Any] = {accept.EVENTS: {"schema": {"$ref": "#/components/schemas/Event"}}}
 
 
 @router.post(
     "/images/generations",
-    responses={200: {"content": FILES}, **documented(400, 404, 406, 413, 415, 429, 503, 504)},
+    responses={200: {"content": FILES | STREAM}, **documented(400, 404, 406, 413, 415, 429, 503, 504)},
     response_model=schemas.ImageResponse,
     openapi_extra=body.documented(schemas.ImageRequest),
 )
 async def generations(request: Request, house: House) -> Response:
-    """A prompt and a recipe become pictures; ``Accept: image/png`` returns the file of one."""
+    """A prompt and a recipe become pictures: JSON, the file of one (``Accept: image/png``), or a stream of events."""
     asked = await body.read(request, schemas.ImageRequest, house.settings.max_body_bytes)
-    media = accept.best(request.headers.get("accept", ""))
+    media = accept.of_pictures(request.headers.get("accept", ""), stream=bool(asked.stream))
     order = pictures.order(house, asked, media, request.state.record)
+    if media == accept.EVENTS:
+        return streaming.EventStream(house.runner, order, request.state.record)
     made = await unless_disconnected(request, house.runner.make(order))
     return pictures.as_json(order, made) if media == accept.JSON else pictures.as_file(made[0], media)
+
+
+@router.delete("/images/generations/{request_id}", responses=documented(404))
+async def cancel(request_id: str, house: House) -> schemas.Cancellation:
+    """Stop what is in progress under this ``x-request-id``, at its next network call."""
+    if not house.runner.cancel(request_id):
+        raise NothingInProgress(f"nothing is in progress under {request_id[:128]}", field="request_id")
+    return schemas.Cancellation(id=request_id)
 
 
 @router.post(

@@ -34,7 +34,11 @@ def order(house: Parts, asked: schemas.ImageRequest, media: str, record: dict[st
     recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(asked.n)]
     if asked.user is not None:
         record["user"] = asked.user
-    return Order(recipes, output_format, quality, Ticket(request_id=record["request_id"]))
+    if asked.partial_images is not None and not asked.stream:
+        raise InvalidRequest("previews travel in a stream; add stream: true", field="partial_images")
+    deadline = None if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
+    ticket = Ticket(request_id=record["request_id"], deadline=deadline)
+    return Order(recipes, output_format, quality, asked.partial_images or 0, ticket)
 
 
 def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
@@ -44,6 +48,8 @@ def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
     if asked.output_format not in (None, output_format):
         raise InvalidRequest(f"the Accept header asks for {output_format}", field="output_format")
     if media != accept.JSON and asked.n != 1:
+        if media == accept.EVENTS:
+            raise InvalidRequest("a stream shows one picture", field="n")
         raise InvalidRequest(f"{media} holds one picture; ask for application/json to get {asked.n}", field="n")
     if asked.output_compression is not None and output_format == "png":
         raise InvalidRequest("png is lossless; output_compression is for webp and jpeg", field="output_compression")

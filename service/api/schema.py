@@ -6,7 +6,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.api.deps import Parts
-from service.api.schemas import ExplainRequest, ImageRequest
+from service.api.errors import ErrorBody
+from service.api.schemas import CompletedEvent, ExplainRequest, ImageRequest, PartialEvent, RecipeRequest
+from service.diffusion.guidance import GUIDANCE
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.recipe import EXPLICIT
@@ -26,15 +28,30 @@ def install(app: FastAPI) -> None:
 def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
     """FastAPI's schema with the request bodies in it."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    for request in (ImageRequest, ExplainRequest):
-        schema = request.model_json_schema(ref_template="#/components/schemas/{model}")
-        document["components"]["schemas"] |= schema.pop("$defs", {})
-        document["components"]["schemas"][request.__name__] = _known_here(schema, parts)
+    schemas = document["components"]["schemas"]
+    for model in (ImageRequest, ExplainRequest, PartialEvent, CompletedEvent):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = _known_here(schema, parts) if issubclass(model, RecipeRequest) else schema
+    schemas["Event"] = _event()
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         operation["responses"].pop("422", None)  # FastAPI's own, which a path parameter of any text cannot cause
     for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
+        schemas.pop(name, None)
     return document
+
+
+def _event() -> dict[str, Any]:
+    """One server-sent event; its data is JSON."""
+    kinds = {
+        "image_generation.partial_image": PartialEvent,
+        "image_generation.completed": CompletedEvent,
+        "error": ErrorBody,
+    }
+    data = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds.values()]
+    described = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}}
+    properties = {"event": {"enum": list(kinds)}, "data": described}
+    return {"type": "object", "required": list(properties), "properties": properties}
 
 
 def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
@@ -48,6 +65,7 @@ def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
         "preset": list(parts.presets),
         "sampler": list(SAMPLERS),
         "schedule": [*SCHEDULES, EXPLICIT],
+        "guidance_method": list(GUIDANCE),
         "size": ["auto", *(f"{width}x{height}" for width, height in sizes)],
         "width": sorted({width for width, _ in sizes}),
         "height": sorted({height for _, height in sizes}),

@@ -72,7 +72,11 @@ class ImageRequest(RecipeRequest):
     quality: Literal["auto"] | None = Field(None, description="take a preset instead")
     style: None = Field(None, description="OpenAI's field; not offered")
     moderation: Literal["auto"] | None = Field(None, description="nothing is moderated, so there is no level")
-    stream: None = Field(None, description="not offered yet")
+    stream: bool | None = Field(None, strict=True, description="true: answer with server-sent events; n must be 1")
+    partial_images: int | None = Field(None, ge=0, le=3, strict=True, description="previews in the stream")
+    deadline_ms: int | None = Field(
+        None, ge=1, le=86_400_000, strict=True, description="refused at once if it cannot be met, 504 when it passes"
+    )
 
 
 class ExplainRequest(RecipeRequest):
@@ -97,6 +101,43 @@ class ImageResponse(BaseModel):
     output_format: Format
     background: Literal["opaque"] = "opaque"
     data: list[Picture]
+
+
+class PartialEvent(BaseModel):
+    """The data of event image_generation.partial_image: the picture as it looks after ``step`` of ``steps``."""
+
+    type: Literal["image_generation.partial_image"] = "image_generation.partial_image"
+    b64_json: str
+    partial_image_index: int
+    step: int
+    steps: int
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Format
+
+
+class CompletedEvent(BaseModel):
+    """The data of event image_generation.completed."""
+
+    type: Literal["image_generation.completed"] = "image_generation.completed"
+    b64_json: str
+    recipe: Recipe
+    timings: dict[str, float]
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: Format
+
+
+class Cancellation(BaseModel):
+    """What was in progress under a request id, and is no more."""
+
+    id: str
+    object: Literal["image_generation"] = "image_generation"
+    cancelled: Literal[True] = True
 
 
 class ModelCard(BaseModel):

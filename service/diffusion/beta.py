@@ -1,12 +1,12 @@
-"""Quantiles of the beta distribution without SciPy: a continued fraction, inverted by bisection."""
+"""Quantiles of the beta distribution without SciPy: a power series, inverted by bisection."""
 
-from math import lgamma
+from functools import cache
+from math import exp, lgamma
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
 from service.diffusion.types import Array
-
-TINY = 1e-300
 
 
 def quantile(p: Array, a: float, b: float) -> Array:
@@ -20,26 +20,18 @@ def quantile(p: Array, a: float, b: float) -> Array:
 
 
 def distribution(x: Array, a: float, b: float) -> Array:
-    """The regularised incomplete beta function I_x(a, b) for 0 < x < 1."""
-    front = np.exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * np.log(x) + b * np.log1p(-x))
-    left = x < (a + 1) / (a + b + 2)  # where the fraction converges fast; elsewhere I_x(a, b) = 1 - I_(1-x)(b, a)
-    return np.where(left, front * _fraction(x, a, b) / a, 1 - front * _fraction(1 - x, b, a) / b)
+    """The regularised incomplete beta function I_x(a, b) = 1 - I_(1-x)(b, a)."""
+    return np.where(x <= 0.5, _lower(np.minimum(x, 0.5), a, b), 1 - _lower(np.minimum(1 - x, 0.5), b, a))
 
 
-def _fraction(x: Array, a: float, b: float) -> Array:
-    """The continued fraction of I_x(a, b) (DLMF 8.17.22) by Lentz's method."""
-    c, d = np.ones_like(x), 1 / _away_from_0(1 - (a + b) * x / (a + 1))
-    value = d
-    for m in range(1, 25):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / _away_from_0(1 + numerator * d)
-            c = _away_from_0(1 + numerator / c)
-            value = value * c * d
-    return value
+def _lower(x: Array, a: float, b: float) -> Array:
+    """I_x(a, b) for x <= 1/2: x^a / B(a, b) * sum of (1 - b)_n / (n! (a + n)) x^n (DLMF 8.17.7 with 15.2.1)."""
+    return x**a * polyval(x, _series(a, b))
 
 
-def _away_from_0(x: Array) -> Array:
-    return np.where(np.abs(x) < TINY, TINY, x)
+@cache
+def _series(a: float, b: float) -> Array:
+    n = np.arange(60)
+    ratios = np.cumprod(np.concatenate([[1.0], (n[1:] - b) / n[1:]]))
+    series: Array = ratios / (a + n) * exp(lgamma(a + b) - lgamma(a) - lgamma(b))
+    return series

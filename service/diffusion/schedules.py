@@ -70,6 +70,15 @@ def leading(noise_levels: Array, n: int, *, offset: Annotated[int, Interval(ge=0
     return _at(noise_levels, np.arange(n)[::-1] * float(len(noise_levels) // n) + offset)
 
 
+def lcm(noise_levels: Array, n: int, *, origin: Annotated[int, Interval(ge=1, le=1000)] = 50) -> Array:
+    """n of the ``origin`` evenly spaced timesteps that a consistency model was distilled on (Luo et al. 2023)."""
+    stride = len(noise_levels) // origin
+    if n > origin:
+        raise ValueError(f"lcm has only {origin} timesteps; ask for at most as many steps or raise origin")
+    trained = np.arange(origin, 0, -1) * float(stride) - 1
+    return _at(noise_levels, trained[np.floor(np.linspace(0, origin, n, endpoint=False)).astype(int)])
+
+
 def simple(noise_levels: Array, n: int) -> Array:
     """Every T/n-th noise level from the top, rounded towards it (ComfyUI, Forge)."""
     return _at(noise_levels, len(noise_levels) - 1 - np.floor(np.arange(n) * (len(noise_levels) / n)))
@@ -78,7 +87,7 @@ def simple(noise_levels: Array, n: int) -> Array:
 def beta(noise_levels: Array, n: int, *, alpha: Shape = 0.6, beta: Shape = 0.6) -> Array:
     """Timesteps at quantiles of a beta distribution (Lee et al. 2024), rounded as ComfyUI does."""
     quantiles = beta_distribution.quantile(1 - np.arange(n) / n, alpha, beta)
-    timesteps = np.rint(quantiles * (len(noise_levels) - 1))
+    timesteps = np.rint(np.round(quantiles * (len(noise_levels) - 1), 9))
     distinct = len(np.unique(timesteps))
     if distinct < n:
         raise ValueError(f"beta has only {distinct} distinct timesteps for {n} steps; ask for fewer or use beta_sigma")
@@ -137,6 +146,7 @@ SCHEDULES: dict[str, Schedule] = {
     "linspace": linspace,
     "trailing": trailing,
     "leading": leading,
+    "lcm": lcm,
     "simple": simple,
     "beta": beta,
     "beta_sigma": beta_sigma,

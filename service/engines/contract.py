@@ -101,7 +101,7 @@ def load_descriptions(repository: Path) -> dict[str, tuple[ModelDescription, Pat
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded text of one row: named arrays without the batch dimension, immutable, with a digest."""
+    """Encoded text of one row: named arrays without the batch dimension, immutable; no digest if made for one step."""
 
     arrays: Mapping[str, Array]
     digest: str

@@ -8,7 +8,7 @@ no endpoint has answered for PATIENCE seconds does the caller hear of it.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from service.engines.contract import Array, ModelDescription, Network, Ticket
+from service.engines.shelf import Place, Shelf
 from service.engines.tensors import Inputs
 from service.errors import DarkroomError, EngineFailure, Unavailable
 
@@ -36,8 +37,8 @@ CHANNEL = (
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
@@ -62,16 +63,21 @@ class Endpoint:
         self._verified: set[str] = set()
         self._lives: dict[str, int] = {}  # entry -> times it was loaded again
         self._loading = threading.Lock()
+        self._shelf = Shelf(self._stub)
 
-    def infer(self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket) -> list[Array]:
+    def infer(
+        self, model: ModelDescription, network: Network, inputs: Inputs, key: Hashable, ticket: Ticket
+    ) -> list[Array]:
         """The outputs of a network; Away when another attempt may succeed."""
         self.verify(model)
         life = self._lives.get(network.entry, 0)
+        lasting = {tensor.name: inputs[tensor.name] for tensor in network.inputs[2:]}  # after sample and timestep
         try:
-            future = self._stub.ModelInfer.future(_request(network, inputs), timeout=_seconds(ticket))
-            answer = _wait(future, ticket)
+            with self._shelf.lend(key, lasting) as places:
+                future = self._stub.ModelInfer.future(_request(network, inputs, places), timeout=_seconds(ticket))
+                answer = _wait(future, ticket)
         except grpc.RpcError as error:
-            if "Stub process" in (error.details() or "") and error.code() == grpc.StatusCode.INTERNAL:
+            if _stub_died(error):
                 self._revive(network.entry, life)
             raise self._problem(error, network.entry, ticket) from error
         return _outputs(network, answer)
@@ -92,32 +98,53 @@ class Endpoint:
         self.precisions[model.name] = parameters["precision"].string_value
         self._verified.add(model.name)
 
-    def lost(self) -> None:
+    def lost(self, problem: Away) -> None:
         """Remember that it did not answer; it must show again what it serves."""
         self._verified.clear()
-        self.away_since = self.away_since or time.monotonic()
+        if self.away_since is None:
+            log.warning("%s", problem)
+            self.away_since = time.monotonic()
+
+    def found(self) -> None:
+        """It has answered."""
+        if self.away_since is not None:
+            log.warning("Triton at %s answers again", self.url)
+            self.away_since = None
+
+    def call_back(self, model: ModelDescription) -> None:
+        """Ask a server that was away whether it has come back."""
+        with suppress(Unavailable):
+            self.verify(model)
+            self.found()
 
     def close(self) -> None:
+        self._shelf.close()
         self._channel.close()
 
     def _ask(self, method: Callable[..., Any], request: Any, entry: str, limit: float = CONTROL_LIMIT) -> Any:
         try:
-            return method(request, timeout=limit)
+            return method(request, timeout=limit, wait_for_ready=True)
         except grpc.RpcError as error:
             raise self._problem(error, entry, Ticket()) from error
 
     def _problem(self, error: grpc.RpcError, entry: str, ticket: Ticket) -> Exception:
         """gRPC's status as an error of ours; what Triton wrote is for the log."""
-        code = error.code()
-        log.warning("Triton at %s, %s: %s %s", self.url, entry, code.name, error.details())
+        code, details = error.code(), error.details() or ""
+        log.debug("Triton at %s, %s: %s %s", self.url, entry, code.name, details)
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             ticket.check()
+        if "Unable to find shared memory region" in details:  # it was restarted and has lost what we gave it
+            self._shelf.clear()
+            return Away(f"Triton at {self.url} was restarted")
         if code == grpc.StatusCode.NOT_FOUND:
             return Away(f"{entry} is not loaded on Triton at {self.url}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
             return Away(f"Triton at {self.url} does not answer")
-        if "Stub process" in (error.details() or ""):
+        if _stub_died(error):
             return Away(f"{entry} on Triton at {self.url} has ended and is being loaded again")
+        if "shared memory pool" in details:
+            return Unavailable(f"/dev/shm of Triton at {self.url} is too small for {entry}")
+        log.error("Triton at %s, %s: %s %s", self.url, entry, code.name, details)
         return EngineFailure(f"{entry} failed on Triton")
 
     def _revive(self, entry: str, life: int) -> None:
@@ -139,20 +166,22 @@ class Endpoints:
         self._endpoints = [Endpoint(url) for url in urls]
         self._lock = threading.Lock()
 
-    def infer(self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket) -> list[Array]:
-        """The outputs of a network from whoever can."""
+    def infer(
+        self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket, key: Hashable = None
+    ) -> list[Array]:
+        """The outputs of a network from whoever can; calls of equal ``key`` have equal conditioning."""
         while True:
             ticket.check()
-            endpoint = self._choose()
+            endpoint = self._choose(model)
             try:
-                outputs = endpoint.infer(model, network, inputs, ticket)
-            except Away:
-                endpoint.lost()
+                outputs = endpoint.infer(model, network, inputs, key, ticket)
+            except Away as problem:
+                endpoint.lost(problem)
                 if self._all_away():
                     raise
                 ticket.cancelled.wait(PAUSE)
             else:
-                endpoint.away_since = None
+                endpoint.found()
                 return outputs
             finally:
                 with self._lock:
@@ -161,8 +190,7 @@ class Endpoints:
     def greet(self, model: ModelDescription) -> None:
         """Ask every server what it serves; one that is away is asked again when it is needed."""
         for endpoint in self._endpoints:
-            with suppress(Away):
-                endpoint.verify(model)
+            endpoint.call_back(model)
 
     def precision(self, model: str) -> str:
         """What the servers compute in, as far as they have been heard."""
@@ -172,33 +200,46 @@ class Endpoints:
         for endpoint in self._endpoints:
             endpoint.close()
 
-    def _choose(self) -> Endpoint:
-        """One that may have come back, else the least busy that answers, else the one not tried for longest."""
+    def _choose(self, model: ModelDescription) -> Endpoint:
+        """The least busy that answers, else the one not tried for longest; who is away is asked beside the calls."""
         now = time.monotonic()
         with self._lock:
-            back = [each for each in self._endpoints if each.away_since and each.next_try <= now]
-            here = [each for each in self._endpoints if not each.away_since]
-            chosen = min(
-                back or here or self._endpoints,
-                key=lambda each: (each.next_try if each.away_since else 0.0, each.calls),
+            here = [each for each in self._endpoints if each.away_since is None]
+            due = [each for each in self._endpoints if each.away_since is not None and each.next_try <= now]
+            chosen = (
+                min(here, key=lambda each: each.calls) if here else min(self._endpoints, key=lambda each: each.next_try)
             )
             chosen.calls += 1
-            chosen.next_try = now + COMEBACK
-            return chosen
+            for each in {chosen, *due}:
+                each.next_try = now + COMEBACK
+        for each in due if here else ():
+            threading.Thread(target=each.call_back, args=(model,), daemon=True).start()
+        return chosen
 
     def _all_away(self) -> bool:
         now = time.monotonic()
         return all(each.away_since and now - each.away_since > PATIENCE for each in self._endpoints)
 
 
-def _request(network: Network, inputs: Inputs) -> pb.ModelInferRequest:
-    """Triton's view of the inputs: a number per row travels as [rows, 1]."""
+def _stub_died(error: grpc.RpcError) -> bool:
+    return error.code() == grpc.StatusCode.INTERNAL and "Stub process" in (error.details() or "")
+
+
+def _request(network: Network, inputs: Inputs, places: Mapping[str, Place]) -> pb.ModelInferRequest:
+    """Triton's view of the inputs: a number per row travels as [rows, 1], what lies in shared memory as its place."""
     request = pb.ModelInferRequest(model_name=network.entry)
     for tensor in network.inputs:
         kind, dtype = DTYPES[tensor.dtype]
         array = np.ascontiguousarray(inputs[tensor.name], dtype)
-        request.inputs.add(name=tensor.name, datatype=kind, shape=array.shape if tensor.shape else (len(array), 1))
-        request.raw_input_contents.append(array.tobytes())
+        shape = array.shape if tensor.shape else (len(array), 1)
+        described = request.inputs.add(name=tensor.name, datatype=kind, shape=shape)
+        if tensor.name in places:
+            region, offset, size = places[tensor.name]
+            described.parameters["shared_memory_region"].string_param = region
+            described.parameters["shared_memory_offset"].int64_param = offset
+            described.parameters["shared_memory_byte_size"].int64_param = size
+        else:
+            request.raw_input_contents.append(array.tobytes())
     for tensor in network.outputs:
         request.outputs.add(name=tensor.name)
     return request

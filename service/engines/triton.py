@@ -3,7 +3,7 @@
 Triton merges the rows of concurrent calls by itself and never sees a request twice as long as its ticket lives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,8 @@ class TritonEngine:
         self, model: str, network: str, x: Array, timestep: Array, conditioning: Sequence[Conditioning], ticket: Ticket
     ) -> Array:
         inputs = tensors.denoiser_inputs(self.models[model].networks[network], x, timestep, conditioning)
-        return self._run(model, network, inputs, ticket)[0]
+        digests = tuple(row.digest for row in conditioning)
+        return self._run(model, network, inputs, ticket, digests if all(digests) else None)[0]
 
     def decode(self, model: str, latent: Array, ticket: Ticket) -> Array:
         description = self.models[model]
@@ -62,10 +63,10 @@ class TritonEngine:
     def close(self) -> None:
         self._endpoints.close()
 
-    def _run(self, model: str, role: str, inputs: Inputs, ticket: Ticket) -> list[Array]:
+    def _run(self, model: str, role: str, inputs: Inputs, ticket: Ticket, key: Hashable = None) -> list[Array]:
         description = self.models[model]
         network = description.networks[role]
-        outputs = self._endpoints.infer(description, network, inputs, ticket)
+        outputs = self._endpoints.infer(description, network, inputs, ticket, key)
         if any(len(output) != len(next(iter(inputs.values()))) for output in outputs):
             raise EngineFailure(f"{network.entry} answered for another number of rows")
         return outputs

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api.body import parse
@@ -16,12 +16,13 @@ value = st.recursive(
     | st.integers(-(10**28), 10**28)
     | st.floats(allow_nan=False, allow_infinity=False)
     | text,
-    lambda inner: st.lists(inner) | st.dictionaries(text, inner),
-    max_leaves=10,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
 )
 
 
-@given(st.dictionaries(text, value))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.dictionaries(text, value, max_size=4))
 def test_what_json_says_is_what_is_read(document: dict[str, object]) -> None:
     assert parse(json.dumps(document).encode()) == document
     assert parse(json.dumps(document, ensure_ascii=False).encode()) == document

@@ -57,13 +57,13 @@ def test_the_echoed_recipe_fed_back_gives_identical_bytes_in_a_new_service(runni
 
 def test_the_same_request_beside_seven_others_gives_identical_bytes(running: Running) -> None:
     alone = picture(running, BODY)
-    others = [{**BODY, "seed": i, "sampler": s, "num_inference_steps": 5 + i} for i, s in enumerate(sorted(SAMPLERS))]
-    bodies = [*others, BODY, *others][:8]
-    assert BODY in bodies
+    samplers = sorted(SAMPLERS)[:7]
+    others = [{**BODY, "seed": i, "sampler": name, "num_inference_steps": 5 + i} for i, name in enumerate(samplers)]
+    bodies = [*others[:4], BODY, *others[4:]]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda body: picture(running, body), bodies))
     assert together[bodies.index(BODY)] == alone
-    assert len(set(together)) == len({str(body) for body in bodies})
+    assert len(set(together)) == len(bodies) == 8
 
 
 def test_n_pictures_are_the_pictures_of_consecutive_seeds(running: Running) -> None:

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from diffusers.schedulers import AysSchedules
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.diffusion.beta import quantile
+from service.diffusion.options import bound
 from service.diffusion.parameterization import Parameterization
-from service.diffusion.schedules import SCHEDULES, check
+from service.diffusion.schedules import FLOW_ONLY, SCHEDULES, check
 from service.diffusion.types import Array
 from tests.diffusion.oracle import BETAS, alphas_cumprod, scheduler
 
@@ -17,6 +20,8 @@ LEVELS = {betas: Parameterization("vp", "v", alphas_cumprod(betas).tolist()).noi
 
 # schedule -> the configuration of diffusers' EulerDiscreteScheduler
 TWINS = {
+    "beta_sigma": {"use_beta_sigmas": True},
+    "leading": {"timestep_spacing": "leading", "steps_offset": 1},
     "linspace": {"timestep_spacing": "linspace"},
     "trailing": {"timestep_spacing": "trailing"},
     "karras": {"use_karras_sigmas": True},
@@ -86,15 +91,124 @@ def test_trailing_of_a_flow_model_is_the_shifted_grid() -> None:
     np.testing.assert_allclose(sigmas / (1 + sigmas), published, atol=6e-4)
 
 
-@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS)
-@pytest.mark.parametrize("name", SCHEDULES)
-@given(n=st.integers(1, 200))
-def test_every_schedule_decreases_strictly_from_the_top_to_0(name: str, levels: Array, n: int) -> None:
-    sigmas = SCHEDULES[name](levels, n)
+def made(name: str, levels: Array, n: int) -> Array:
+    return bound(SCHEDULES[name], {}, {"latent_pixels": 4096})(levels, n)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [(name, levels) for name in SCHEDULES for levels in (["flow"] if name in FLOW_ONLY else LEVELS)],
+)
+@settings(max_examples=20)
+@given(n=st.integers(2, 150))
+def test_every_schedule_decreases_strictly_from_the_top_to_0(name: str, levels: str, n: int) -> None:
+    if name == "lcm":
+        n = 2 + n // 5  # of its 50 timesteps
+    if name == "beta":
+        n = 2 + n // 10  # its rounded timesteps coincide beyond that
+    sigmas = made(name, LEVELS[levels], n)
     assert sigmas.shape == (n + 1,)
     assert sigmas.dtype == np.float64
-    np.testing.assert_array_equal(check(sigmas, levels), sigmas)
-    assert sigmas[0] in (levels[-1], levels[995], levels[levels <= np.exp(5.1)][-1])
+    np.testing.assert_array_equal(check(sigmas, LEVELS[levels]), sigmas)
+    if name != "leading":
+        trained = LEVELS[levels]
+        assert sigmas[0] in (trained[-1], trained[995], trained[trained <= np.exp(5.1)][-1])
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"leading"}))
+def test_one_step_starts_at_the_top(name: str) -> None:
+    sigmas = made(name, LEVELS["scaled_linear"], 1)
+    np.testing.assert_array_equal(sigmas, [LEVELS["scaled_linear"][-1], 0.0])
+
+
+def test_leading_with_one_step_and_beta_with_too_many_are_refused() -> None:
+    with pytest.raises(ValueError, match="use trailing"):
+        SCHEDULES["leading"](LEVELS["linear"], 1)
+    with pytest.raises(ValueError, match="use beta_sigma"):
+        SCHEDULES["beta"](LEVELS["linear"], 200)
+
+
+@pytest.mark.parametrize("n", [8, 20, 33])
+def test_beta_is_the_rounded_quantile(n: int) -> None:
+    """ComfyUI and stable-diffusion.cpp: timesteps rint(ppf * 999) of 1, 1 - 1/n, ... with alpha = beta = 0.6."""
+    timesteps = np.rint(scipy.stats.beta.ppf(1 - np.arange(n) / n, 0.6, 0.6) * 999).astype(int)
+    np.testing.assert_array_equal(SCHEDULES["beta"](LEVELS["linear"], n)[:-1], LEVELS["linear"][timesteps])
+
+
+@settings(max_examples=30)
+@given(st.floats(0.1, 10), st.floats(0.1, 10), st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_beta_quantiles_are_scipys(a: float, b: float, p: list[float]) -> None:
+    x = quantile(np.array(p), a, b)
+    expected = scipy.stats.beta.ppf(p, a, b)
+    np.testing.assert_allclose(x, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 50])
+def test_lcm_is_diffusers(n: int) -> None:
+    with scheduler("LCMScheduler", **BETAS["scaled_linear"]) as oracle:
+        oracle.set_timesteps(n)
+        sigmas = SCHEDULES["lcm"](LEVELS["scaled_linear"], n)
+        np.testing.assert_array_equal(sigmas[:-1], LEVELS["scaled_linear"][oracle.timesteps.numpy()])
+    with pytest.raises(ValueError, match="raise origin"):
+        SCHEDULES["lcm"](LEVELS["scaled_linear"], 51)
+
+
+@pytest.mark.parametrize("n", [4, 10, 30])
+def test_simple_counts_down_from_the_top(n: int) -> None:
+    """ComfyUI: sigmas[-(1 + int(i * T / n))]."""
+    expected = [LEVELS["linear"][-(1 + int(i * 1000 / n))] for i in range(n)]
+    np.testing.assert_array_equal(SCHEDULES["simple"](LEVELS["linear"], n)[:-1], expected)
+
+
+def test_kl_optimal_is_the_published_list() -> None:
+    published = [14.615, 4.565, 2.633, 1.786, 1.295, 0.962, 0.712, 0.509, 0.336, 0.178, 0.029]
+    np.testing.assert_allclose(SCHEDULES["kl_optimal"](LEVELS["scaled_linear"], 11)[:-1], published, atol=1e-3)
+
+
+def test_ays_a1111_is_the_list_that_forge_makes_of_ten_steps() -> None:
+    published = [14.615, 6.114, 3.565, 2.394, 1.650, 1.136, 0.743, 0.445, 0.169, 0.029]
+    mine = SCHEDULES["ays_a1111"](LEVELS["scaled_linear"], 10, table="sd15")
+    np.testing.assert_allclose(mine[:-1], published, rtol=9e-3)
+    theirs, authors = (made(name, LEVELS["scaled_linear"], n) for name, n in (("ays_a1111", 11), ("ays", 10)))
+    np.testing.assert_array_equal(theirs[:-2], authors[:-1])
+
+
+def test_polyexponential_is_a_ramp_in_log_sigma() -> None:
+    sigmas = SCHEDULES["polyexponential"](LEVELS["linear"], 9, rho=2.0)
+    logs = (np.log(sigmas[:-1]) - np.log(sigmas[-2])) / np.log(sigmas[0] / sigmas[-2])
+    np.testing.assert_allclose(logs, np.linspace(1, 0, 9) ** 2, atol=1e-12)
+
+
+def test_trailing_may_start_lower() -> None:
+    """The one-step recipes of DMD2 and Hyper-SD run at timestep 399 and 800."""
+    assert SCHEDULES["trailing"](LEVELS["linear"], 1, start=399)[0] == LEVELS["linear"][399]
+
+
+@pytest.mark.parametrize("n", [1, 4, 28])
+def test_flow_shift_is_diffusers(n: int) -> None:
+    with scheduler("FlowMatchEulerDiscreteScheduler", shift=3.0) as oracle:
+        oracle.set_timesteps(sigmas=np.linspace(1, 1 / n, n))
+        sigmas = SCHEDULES["flow_shift"](LEVELS["flow"], n, shift=3.0)
+        np.testing.assert_allclose(sigmas / (1 + sigmas), oracle.sigmas, atol=1.01e-4)
+        np.testing.assert_allclose((sigmas / (1 + sigmas))[1:], oracle.sigmas[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("side", [256, 512, 1024])
+def test_flow_resolution_is_flux(side: int) -> None:
+    tokens = (side // 16) ** 2
+    with scheduler("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True) as oracle:
+        mu = tokens * (1.15 - 0.5) / (4096 - 256) + 0.5 - (1.15 - 0.5) / (4096 - 256) * 256
+        oracle.set_timesteps(sigmas=np.linspace(1, 1 / 12, 12), mu=mu)
+        sigmas = SCHEDULES["flow_resolution"](LEVELS["flow"], 12, (side // 8) ** 2)
+        np.testing.assert_allclose((sigmas / (1 + sigmas))[1:], oracle.sigmas[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("betas", ["scaled_linear", "linear"])
+def test_zero_terminal_snr_is_diffusers_rescaling(betas: str) -> None:
+    config = BETAS[betas] | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    with scheduler("EulerDiscreteScheduler", **config) as oracle:
+        mine = Parameterization("vp", "v", alphas_cumprod(betas).tolist(), zero_terminal_snr=True)
+        np.testing.assert_allclose(mine.noise_levels, oracle.sigmas.numpy()[-2::-1], rtol=1e-9)
 
 
 @given(st.integers(2, 200), st.floats(1, 50), st.floats(0.01, 1), st.floats(1.5, 80))

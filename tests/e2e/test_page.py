@@ -131,11 +131,10 @@ def test_hostile_prompt_stays_text(visit: Open):
     assert one.page.text_content(".prompt") == prompt
     assert one.page.get_attribute(".paper img", "alt") == prompt
     assert one.page.evaluate("window.hacked") is None
-    shared = one.page.evaluate("location.hash")
-    again = visit(shared)
-    assert again.page.input_value("#prompt") == prompt
-    assert again.page.evaluate("window.hacked") is None
-    assert one.complaints == again.complaints == []
+    one.open(one.page.evaluate("location.hash"))
+    assert one.page.input_value("#prompt") == prompt
+    assert one.page.evaluate("window.hacked") is None
+    assert one.complaints == []
 
 
 def test_hostile_address_leaves_a_page_that_works(visit: Open):
@@ -158,10 +157,9 @@ def test_hostile_address_leaves_a_page_that_works(visit: Open):
 CHANGES = (
     {"#size": "64x64"},
     {"#sampler": "dpmpp_2m_sde", "[name='sampler_options.eta']": "0.5", "#steps": "9"},
-    {"#schedule": "karras", "[name='schedule_options.rho']": "5", "#negative": "rain", "#guidance": "2"},
-    {"#interval": "off", "#scaling": "on", "[name='epsilon_scaling.scale']": "1.01"},
+    {"#schedule": "karras", "[name='schedule_options.rho']": "5", "#negative": "rain", "#interval": "off"},
     {"#sigmas": "[20, 5, 1, 0.2, 0]", "#size": "384x256"},
-    {"#others": '{"guidance_scale": 2}'},
+    {"#others": '{"guidance_scale": 2}', "#scaling": "on", "[name='epsilon_scaling.scale']": "1.01"},
 )
 
 

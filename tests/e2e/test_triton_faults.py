@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from export.triton_config import config_pbtxt
+from service.engines import shelf
 from service.engines.contract import DESCRIPTION, Array, Conditioning, Ticket
 from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import OpenVino
@@ -30,6 +31,12 @@ pytestmark = pytest.mark.triton
 
 UNET = f"{NAME}_unet"
 CALLS = 24
+
+
+@pytest.fixture(autouse=True)
+def all_conditioning_is_worth_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model's, too."""
+    monkeypatch.setattr(shelf, "SMALLEST", 1)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +173,59 @@ def test_a_model_that_was_unloaded_is_named(engine: TritonEngine, server: Triton
     predict(engine)
 
 
+def test_conditioning_is_mapped_once_and_leaves_nothing(
+    repository: Path, server: TritonServer, expected: list[Array]
+) -> None:
+    with connected(repository, server.url) as engine:
+        for index in (0, 1, 3, 4):
+            np.testing.assert_array_equal(predict(engine, index), expected[index])
+        (region,) = regions(server)
+        assert region.byte_size == 2 * 24 * 32 * 4
+        assert not list(shelf.SHARED_MEMORY.glob("darkroom.*"))
+    until(lambda: not regions(server))
+
+
+def test_conditioning_made_for_one_step_is_not_mistaken_for_another(
+    engine: TritonEngine, server: TritonServer, expected: list[Array]
+) -> None:
+    row = engine.encode_text(NAME, engine.tokenize(NAME, "a"), Ticket())
+    (name, array), *_ = row.arrays.items()
+    found = []
+    for factor in (2.0, 3.0, 1.0):
+        x, t, _ = work(0, row)
+        transformed = Conditioning({name: factor * array}, digest="")
+        found.append(engine.predict(NAME, "unet", x, t, [transformed] * 2, Ticket()))
+    assert not regions(server)
+    np.testing.assert_array_equal(found[2], expected[0])
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_mapped_conditioning_is_bounded(
+    repository: Path, server: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "CAPACITY", 20_000)  # three of 6 KB
+    with connected(repository, server.url) as engine:
+        for prompt in "abcdefgh":
+            row = engine.encode_text(NAME, engine.tokenize(NAME, prompt), Ticket())
+            outputs = [engine.predict(NAME, "unet", *work(0, row), Ticket()) for _ in range(3)]
+            np.testing.assert_array_equal(outputs[0], outputs[1])
+            np.testing.assert_array_equal(outputs[0], outputs[2])
+        until(lambda: len(regions(server)) == 3)
+    until(lambda: not regions(server))
+
+
+def test_a_server_without_shared_memory(repository: Path, expected: list[Array]) -> None:
+    with TritonServer(repository, shm_megabytes=4) as small, connected(repository, small.url) as engine:
+        for index in (0, 1, 3, 4):  # it cannot see our files: everything travels by value
+            np.testing.assert_array_equal(predict(engine, index), expected[index])
+        assert not regions(small)
+        row = engine.encode_text(NAME, engine.tokenize(NAME, "a"), Ticket())
+        large = np.ones((8, 4, 128, 128))
+        with pytest.raises(Unavailable, match=f"^/dev/shm of Triton at {small.url} is too small for {UNET}$"):
+            engine.predict(NAME, "unet", large, np.ones(8), [row] * 8, Ticket())
+        np.testing.assert_array_equal(predict(engine), expected[0])
+
+
 def test_another_export_is_refused(repository: Path, server: TritonServer, tmp_path: Path) -> None:
     shutil.copytree(repository, tmp_path / "other")
     file = tmp_path / "other" / UNET / DESCRIPTION / "model.json"
@@ -176,16 +236,25 @@ def test_another_export_is_refused(repository: Path, server: TritonServer, tmp_p
             engine.health()
 
 
-def test_no_server_at_all_is_said_and_forgiven(repository: Path) -> None:
+def test_a_server_that_comes_goes_and_comes_again(repository: Path, expected: list[Array]) -> None:
     port = free_port()
     with connected(repository, f"127.0.0.1:{port}") as engine:
         with pytest.raises(Unavailable, match="does not answer"):
             engine.health()
-        with TritonServer(repository, grpc_port=port):
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    engine.health()
-                    break
-                except Unavailable:
-                    assert time.monotonic() < deadline
+        for _ in range(2):
+            with TritonServer(repository, grpc_port=port):
+                for index in (0, 1, 3):
+                    np.testing.assert_array_equal(predict(engine, index), expected[index])
+
+
+def regions(server: TritonServer) -> list[pb.SystemSharedMemoryStatusResponse.RegionStatus]:
+    with grpc.insecure_channel(server.url) as channel:
+        status = GRPCInferenceServiceStub(channel).SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    return list(status.regions.values())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.01)

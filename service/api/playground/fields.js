@@ -89,6 +89,6 @@ export function optionFields(container, family, options) {
     const type = typeof value === "string" ? { type: "text" } : { type: "number", step: "any", inputmode: "decimal" };
     return el("div", { class: "field grow", "data-field": id },
       el("label", { for: id }, name.replaceAll("_", " ")),
-      el("input", { id, name: id, class: "numeric", placeholder: value ?? "as the model", ...type }));
+      el("input", { id, name: id, class: "numeric", placeholder: value ?? "automatic", ...type }));
   }));
 }

@@ -56,8 +56,9 @@ const ROWS = {
   Schedule: ({ schedule, schedule_options }) => call(schedule, schedule_options),
   Steps: ({ num_inference_steps }) => num_inference_steps,
   Sigmas: ({ sigmas }) => `${number(sigmas[0])} … ${number(sigmas.at(-2))}, 0`,
-  Guidance: ({ guidance_scale: scale, guidance_interval: interval }) =>
-    interval ? `${scale}, for sigma ${interval[0]} to ${interval[1]}` : scale,
+  Guidance: ({ guidance_scale: scale, guidance_method: method, guidance_options: options }) =>
+    `${call(method, options)}, scale ${scale}`,
+  "Guided at": ({ guidance_interval: interval }) => (interval ? `sigma ${interval[0]} to ${interval[1]}` : "every sigma"),
   "Epsilon scaling": ({ epsilon_scaling: scaling }) =>
     scaling ? (scaling.slope ? `${scaling.scale} + ${scaling.slope} per step` : scaling.scale) : "off",
   "Negative prompt": ({ negative_prompt }) => negative_prompt || "none",
@@ -67,13 +68,13 @@ const ROWS = {
   Engine: ({ engine, precision }) => `${engine}, ${precision}`,
 };
 const IN_ROWS = new Set([
-  ...FACTS, ...SPACING, "sampler", "sampler_options", "sigmas", "guidance_scale", "guidance_interval", "epsilon_scaling",
-  "negative_prompt",
+  ...FACTS, ...SPACING, "sampler", "sampler_options", "sigmas", "guidance_scale", "guidance_method", "guidance_options",
+  "guidance_interval", "epsilon_scaling", "negative_prompt",
 ]);
 
-// The recipe in words a person reads: pairs of label and text. Fields without a row of their own come last.
+// The recipe in words a person reads: pairs of label and text. Other fields come last, if they are on.
 export function table(recipe) {
-  const others = Object.entries(recipe).filter(([name, value]) => !IN_ROWS.has(name) && value !== null);
+  const others = Object.entries(recipe).filter(([name, value]) => !IN_ROWS.has(name) && value !== null && value !== false);
   return [
     ...Object.entries(ROWS).map(([label, show]) => [label, String(show(recipe))]),
     ...others.map(([name, value]) => [name.replaceAll("_", " "), JSON.stringify(value)]),

@@ -1,0 +1,86 @@
+"""Server-sent events of OpenAI's image route: previews while the picture is made, then the picture."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from service.api import accept, schemas
+from service.api.errors import body
+from service.errors import DarkroomError
+from service.runner import Job, Order, Preview, Runner
+
+KEEP_ALIVE = 10.0  # seconds of silence that proxies are sure to bear
+
+
+class EventStream(StreamingResponse):
+    """The events of one picture; whatever ends the response ends the work."""
+
+    media_type = accept.EVENTS
+
+    def __init__(self, runner: Runner, order: Order, record: dict[str, Any]) -> None:
+        loop, self._previews = asyncio.get_running_loop(), asyncio.Queue[Preview | None]()
+        put = self._previews.put_nowait
+        self._runner, self._record = runner, record
+
+        def show(preview: Preview) -> None:
+            loop.call_soon_threadsafe(put, preview)
+
+        self._job = runner.start(order, show)
+        self._job.pictures.add_done_callback(lambda _: put(None))
+        super().__init__(self._events(self._job), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.pictures.cancel()
+
+    async def _events(self, job: Job) -> AsyncIterator[str]:
+        finished = asyncio.ensure_future(self._runner.finish(job))
+        try:
+            async for line in self._previewed(job):
+                yield line
+            (made,) = await finished
+            done = schemas.CompletedEvent(**_common(job, made.data), recipe=made.recipe, timings=made.timings)
+            yield _event(done.type, done.model_dump_json())
+        except DarkroomError as error:
+            self._record["outcome"] = error.code
+            yield _event("error", json.dumps(body(error.status, error.message, error.code, error.field)))
+        finally:
+            finished.cancel()
+
+    async def _previewed(self, job: Job) -> AsyncIterator[str]:
+        """Previews as they come; where none does, a comment with the place in the queue keeps the connection alive."""
+        yield f": {job.ahead()} ahead\n\n"
+        steps = len(job.order.recipes[0].sigmas) - 1
+        while True:
+            try:
+                preview = await asyncio.wait_for(self._previews.get(), KEEP_ALIVE)
+            except TimeoutError:
+                yield f": {job.ahead()} ahead\n\n"
+                continue
+            if preview is None:
+                return
+            shown = {"partial_image_index": preview.index, "step": preview.step, "steps": steps}
+            partial = schemas.PartialEvent(**_common(job, preview.data), **shown)
+            yield _event(partial.type, partial.model_dump_json())
+
+
+def _common(job: Job, data: bytes) -> dict[str, Any]:
+    first = job.order.recipes[0]
+    return {
+        "b64_json": base64.b64encode(data).decode(),
+        "created_at": int(time.time()),
+        "size": f"{first.width}x{first.height}",
+        "output_format": job.order.output_format,
+    }
+
+
+def _event(name: str, data: str) -> str:
+    return f"event: {name}\ndata: {data}\n\n"

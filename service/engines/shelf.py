@@ -1,0 +1,155 @@
+"""Conditioning in shared memory: sent once to a server on this host, so that a step carries only its latent.
+
+Conditioning outweighs the latent several times, and a request sends the same one in every step. What was seen twice is
+written to a file in /dev/shm, mapped by the server, and unlinked at once: nothing is left behind however we end. A
+server on another host cannot map it and gets everything by value, as it gets what is seen only once.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+
+from service.engines.tensors import Inputs
+
+log = logging.getLogger(__name__)
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = f"darkroom.{secrets.token_hex(4)}"  # one name per process, also where processes share a number
+CAPACITY = 32 * 2**20  # bytes mapped by one server
+SMALLEST = 16 * 2**10  # below this, by value costs nothing
+SEEN = 1024  # keys remembered
+LIMIT = 1.0  # seconds for a question to the server
+REST = 30.0  # seconds after an abandoned call in which the server may still read
+NUMBERS = count()
+
+Place = tuple[str, int, int]  # region, offset, bytes
+
+
+@dataclass
+class _Book:
+    """One tuple of conditionings in one region."""
+
+    region: str
+    places: Mapping[str, Place]
+    size: int
+    users: int = 0
+    rests_until: float = 0.0
+
+
+class Shelf:
+    """What one server has mapped."""
+
+    def __init__(self, stub: Any) -> None:
+        self._stub = stub
+        self._books: OrderedDict[Hashable, _Book] = OrderedDict()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._in_the_making: set[Hashable] = set()
+        self._lock = threading.Lock()
+        self._reachable = SHARED_MEMORY.is_dir()
+
+    @contextmanager
+    def lend(self, key: Hashable, arrays: Inputs) -> Iterator[Mapping[str, Place]]:
+        """Where the server finds the arrays of this key while a call lasts; empty if they must travel by value."""
+        book = self._borrow(key, arrays)
+        try:
+            yield book.places if book else {}
+        except BaseException:
+            if book:
+                book.rests_until = time.monotonic() + REST
+            raise
+        finally:
+            if book:
+                with self._lock:
+                    book.users -= 1
+
+    def clear(self) -> None:
+        """The server has lost its regions."""
+        with self._lock:
+            self._books.clear()
+
+    def close(self) -> None:
+        """Let the server forget what it has mapped for us."""
+        with self._lock:
+            books = list(self._books.values())
+            self._books.clear()
+        self._unmap(books)
+
+    def _borrow(self, key: Hashable, arrays: Inputs) -> _Book | None:
+        size = sum(array.nbytes for array in arrays.values())
+        if key is None or not self._reachable or not SMALLEST <= size <= CAPACITY:
+            return None
+        with self._lock:
+            book = self._books.get(key)
+            if book:
+                self._books.move_to_end(key)
+                book.users += 1
+                return book
+            if self._is_new(key) or key in self._in_the_making:
+                return None
+            self._in_the_making.add(key)
+            removed = self._make_room(size)
+        self._unmap(removed)
+        book = self._map(arrays, size)
+        with self._lock:
+            self._in_the_making.remove(key)
+            if book:
+                self._books[key] = book
+        return book
+
+    def _is_new(self, key: Hashable) -> bool:
+        """Transformed conditioning is another one in every step and not worth a region."""
+        new = key not in self._seen
+        self._seen[key] = None
+        self._seen.move_to_end(key)
+        if len(self._seen) > SEEN:
+            self._seen.popitem(last=False)
+        return new
+
+    def _make_room(self, size: int) -> list[_Book]:
+        """Take away the books lent least recently, except those that a call may still read."""
+        now, removed = time.monotonic(), []
+        excess = sum(book.size for book in self._books.values()) + size - CAPACITY
+        for key, book in list(self._books.items()):
+            if excess > 0 and not book.users and book.rests_until < now:
+                removed.append(self._books.pop(key))
+                excess -= book.size
+        return removed
+
+    def _map(self, arrays: Inputs, size: int) -> _Book | None:
+        region = f"{PREFIX}.{next(NUMBERS)}"
+        file = SHARED_MEMORY / region
+        try:
+            file.write_bytes(b"".join(array.tobytes() for array in arrays.values()))
+            question = pb.SystemSharedMemoryRegisterRequest(name=region, key=f"/{region}", byte_size=size)
+            self._stub.SystemSharedMemoryRegister(question, timeout=LIMIT)
+        except OSError as error:
+            log.warning("conditioning travels by value: %s", error)
+            return None
+        except grpc.RpcError as error:
+            log.info("conditioning travels by value: %s", error.details())
+            self._reachable = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            return None
+        finally:
+            file.unlink(missing_ok=True)
+        places, offset = {}, 0
+        for name, array in arrays.items():
+            places[name] = (region, offset, array.nbytes)
+            offset += array.nbytes
+        return _Book(region, places, size, users=1)
+
+    def _unmap(self, books: Iterable[_Book]) -> None:
+        for book in books:
+            question = pb.SystemSharedMemoryUnregisterRequest(name=book.region)
+            with suppress(grpc.RpcError):  # a server that is gone has forgotten already
+                self._stub.SystemSharedMemoryUnregister(question, timeout=LIMIT)
