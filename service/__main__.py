@@ -167,8 +167,11 @@ def presets(as_json: bool) -> None:
     rows = []
     for preset in found:
         recipe = preset.recipe
-        rows.append((preset.name, recipe.sampler, recipe.schedule, recipe.num_inference_steps, preset.description))
-    click.echo(table(("preset", "sampler", "schedule", "steps", "what it is for"), rows))
+        families = ", ".join(preset.families) or "any"
+        rows.append(
+            (preset.name, recipe.sampler, recipe.schedule, recipe.num_inference_steps, families, preset.description)
+        )
+    click.echo(table(("preset", "sampler", "schedule", "steps", "models", "what it is for"), rows))
 
 
 @main.command()

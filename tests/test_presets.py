@@ -13,10 +13,10 @@ from tests.recipes import FAMILY, POSTCARD, SD15
 NAMES = sorted(load_presets())
 
 
-def suited(preset: str, **fields: object) -> Recipe:
+def suited(name: str, **fields: object) -> Recipe:
     """The preset on the last model that it suits: the few-step ones come after the general ones."""
-    model = next(model for model in reversed(FAMILY.values()) if load_presets()[preset].suits(model))
-    body = {"prompt": "a", "seed": 0, "preset": preset, "model": model.name} | fields
+    model = next(model for model in reversed(FAMILY.values()) if load_presets()[name].suits(model))
+    body = {"prompt": "a", "seed": 0, "preset": name, "model": model.name} | fields
     return resolve(Overrides.parse(body), load_presets(), FAMILY, "gaussian", "fp32")
 
 
@@ -86,7 +86,7 @@ def test_a_fixed_preset_echoes_as_a_request_for_itself() -> None:
 
 def test_a_preset_of_another_family_is_refused_with_those_on_offer() -> None:
     body = Overrides(prompt="a", seed=0, preset="lightning-4step", model="sd15")
-    with pytest.raises(InvalidRequest, match="which has: .*balanced.*sd15-ays") as caught:
+    with pytest.raises(InvalidRequest, match=r"which has: .*balanced.*sd15-ays") as caught:
         resolve(body, load_presets(), FAMILY, "gaussian", "fp32")
     assert caught.value.field == "preset"
     assert load_presets()["sd15"].suits(SD15)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.api.schemas import ModelCard, PresetCard, Presets
+from service.diffusion.guidance import GUIDANCE
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.engines.contract import Engine
@@ -33,26 +34,29 @@ def model(engine: Engine, name: str) -> ModelCard:
     )
 
 
-def presets(found: Mapping[str, Preset]) -> Presets:
-    """Every preset, and the samplers and schedules with the defaults of their options."""
+def presets(found: Mapping[str, Preset], engine: Engine) -> Presets:
+    """The presets for the models here, and what else a request may name, with the defaults of its options."""
     cards = [
         PresetCard(
             id=name,
             title=preset.title,
             description=preset.description,
             evidence=preset.evidence,
+            models=[model.name for model in engine.models.values() if preset.suits(model)],
             recipe=preset.recipe.model_dump(mode="json", exclude_unset=True),
         )
         for name, preset in found.items()
+        if any(map(preset.suits, engine.models.values()))
     ]
     return Presets(
         data=cards,
         samplers={name: _options(function) for name, function in SAMPLERS.items()},
         schedules={name: _options(function) for name, function in SCHEDULES.items()},
+        guidance_methods={name: _options(function) for name, function in GUIDANCE.items()},
     )
 
 
 def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword-only parameters of a sampler or schedule with their defaults."""
+    """The keyword-only parameters of a function with their defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -69,8 +69,8 @@ async def model(model: str, house: House) -> schemas.ModelCard:
 
 @router.get("/presets", responses=documented())
 async def presets(house: House) -> schemas.Presets:
-    """The presets, and the samplers and schedules that requests may name."""
-    return catalogue.presets(house.presets)
+    """The presets for these models, and the samplers, schedules and guidance methods that requests may name."""
+    return catalogue.presets(house.presets, house.engine)
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

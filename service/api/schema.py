@@ -62,7 +62,7 @@ def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
         "model_digest": [model.digest for model in parts.engine.models.values()],
         "engine": [parts.engine.name],
         "precision": [parts.engine.precision],
-        "preset": list(parts.presets),
+        "preset": [p.name for p in parts.presets.values() if any(map(p.suits, parts.engine.models.values()))],
         "sampler": list(SAMPLERS),
         "schedule": [*SCHEDULES, EXPLICIT],
         "guidance_method": list(GUIDANCE),

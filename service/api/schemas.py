@@ -168,16 +168,18 @@ class PresetCard(BaseModel):
     title: str
     description: str
     evidence: str
+    models: list[str] = Field(description="the models here that it is for")
     recipe: dict[str, Any]
 
 
 class Presets(BaseModel):
-    """All presets, and the samplers and schedules with their options' defaults."""
+    """The presets, and the samplers, schedules and guidance methods with their options' defaults."""
 
     object: Literal["list"] = "list"
     data: list[PresetCard]
     samplers: dict[str, dict[str, float | str | None]]
     schedules: dict[str, dict[str, float | str | None]]
+    guidance_methods: dict[str, dict[str, float | str | None]]
 
 
 class Evaluation(BaseModel):

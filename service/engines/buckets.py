@@ -14,6 +14,7 @@ single row gets all cores. On two Zen 5 cores in bf16, milliseconds per row (25 
     eight rows on each lane            11.7 / 3.6
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -26,6 +27,8 @@ import numpy as np
 from service.engines.contract import Array
 from service.engines.runtimes import Executable, Finish, Runtime
 from service.engines.tensors import Inputs
+
+log = logging.getLogger(__name__)
 
 ROWS = (8, 4, 2, 1)
 LANES = 2
@@ -63,7 +66,7 @@ class Buckets:
         """The network's outputs for all rows."""
         alone = self._enter()
         try:
-            return self._begin_and_finish(source, inputs, alone)
+            return self._spread(source, inputs, alone)
         finally:
             self._leave()
 
@@ -94,7 +97,7 @@ class Buckets:
             self._busy -= 1
             self._last_end = time.monotonic()
 
-    def _begin_and_finish(self, source: Source, inputs: Inputs, alone: bool) -> list[Array]:
+    def _spread(self, source: Source, inputs: Inputs, alone: bool) -> list[Array]:
         """Buckets in order of their rows, on every lane at once if the caller is alone, else on one."""
         rows, width = count(inputs), self.lanes if alone and source.shared else 1
         running: deque[Finish] = deque()
@@ -111,10 +114,10 @@ class Buckets:
 
     def _choose(self, source: Source, inputs: Inputs, all_cores: bool) -> tuple[int, Executable]:
         """The largest bucket that fits and is compiled; single rows are worth waiting for."""
-        if all_cores and (wide := self._compile(source, inputs, shared=False)).done():
+        if all_cores and _is_ready(wide := self._compile(source, inputs, shared=False)):
             return 1, wide.result()
         for size in (size for size in ROWS if 1 < size <= count(inputs)):
-            if (bucket := self._compile(source, cut(inputs, 0, size), shared=source.shared)).done():
+            if _is_ready(bucket := self._compile(source, cut(inputs, 0, size), shared=source.shared)):
                 return size, bucket.result()
         return 1, self._compile(source, cut(inputs, 0, 1), shared=source.shared).result()
 
@@ -124,10 +127,20 @@ class Buckets:
         bucket = _Bucket(source, shapes, self.lanes if shared else 1)
         with self._lock:
             if bucket not in self._compiled:
-                self._compiled[bucket] = self._compilers.submit(
-                    self._runtime.compile, source.file, source.sha256, dict(shapes), bucket.streams
-                )
+                self._compiled[bucket] = self._compilers.submit(self._build, bucket)
             return self._compiled[bucket]
+
+    def _build(self, bucket: _Bucket) -> Executable:
+        source = bucket.source
+        try:
+            return self._runtime.compile(source.file, source.sha256, dict(bucket.shapes), bucket.streams)
+        except Exception:
+            log.exception("%s cannot be compiled for %s", source.file, bucket.shapes)
+            raise
+
+
+def _is_ready(network: Future[Executable]) -> bool:
+    return network.done() and network.exception() is None
 
 
 def count(inputs: Inputs) -> int:

@@ -1,8 +1,8 @@
 """Triton servers over gRPC: which one serves a call, and what happens when one does not.
 
 A network call changes nothing on the server, so it is simply repeated: on another endpoint, or on the same one once it
-answers again. A Python model whose process died is unloaded and loaded, which Triton does not do by itself. Only when
-no endpoint has answered for PATIENCE seconds does the caller hear of it.
+answers again. A Python model whose process died is unloaded and loaded, which Triton does not do by itself. The caller
+hears of it when that has been tried for PATIENCE seconds.
 """
 
 import logging
@@ -24,7 +24,7 @@ from service.errors import DarkroomError, EngineFailure, Unavailable
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds without an answer from any endpoint before callers are told
+PATIENCE = 5.0  # seconds for which a call looks for an endpoint that serves it
 PAUSE = 0.1  # seconds between two attempts of one call
 COMEBACK = 2.0  # seconds after which an endpoint that was away is tried again while others answer
 LOOK = 0.02  # seconds between two looks at the ticket while a call runs
@@ -62,7 +62,8 @@ class Endpoint:
         self.precisions: dict[str, str] = {}  # of the models that it has shown to serve
         self._verified: set[str] = set()
         self._lives: dict[str, int] = {}  # entry -> times it was loaded again
-        self._loading = threading.Lock()
+        self._revivals: dict[str, threading.Thread] = {}
+        self._lock = threading.Lock()
         self._shelf = Shelf(self._stub)
 
     def infer(
@@ -79,6 +80,7 @@ class Endpoint:
         except grpc.RpcError as error:
             if _stub_died(error):
                 self._revive(network.entry, life)
+            self._await_revivals(ticket)
             raise self._problem(error, network.entry, ticket) from error
         return _outputs(network, answer)
 
@@ -148,15 +150,26 @@ class Endpoint:
         return EngineFailure(f"{entry} failed on Triton")
 
     def _revive(self, entry: str, life: int) -> None:
-        """Unload and load a model whose process has died, once per death however many calls notice it."""
-        with self._loading:
-            if self._lives.get(entry, 0) != life:
-                return
-            log.warning("the process of %s on Triton at %s has died: loading it again", entry, self.url)
-            unload, load = self._stub.RepositoryModelUnload, self._stub.RepositoryModelLoad
+        """Have a model whose process has died loaded again, once per death however many calls notice it."""
+        with self._lock:
+            if self._lives.get(entry, 0) == life:
+                log.warning("the process of %s on Triton at %s has died: loading it again", entry, self.url)
+                self._lives[entry] = life + 1
+                self._revivals[entry] = threading.Thread(target=self._reload, args=(entry,), daemon=True)
+                self._revivals[entry].start()
+
+    def _reload(self, entry: str) -> None:
+        unload, load = self._stub.RepositoryModelUnload, self._stub.RepositoryModelLoad
+        with suppress(Unavailable, EngineFailure):  # logged; the next call meets what is left
             self._ask(unload, pb.RepositoryModelUnloadRequest(model_name=entry), entry, LOAD_LIMIT)
             self._ask(load, pb.RepositoryModelLoadRequest(model_name=entry), entry, LOAD_LIMIT)
-            self._lives[entry] = life + 1
+
+    def _await_revivals(self, ticket: Ticket) -> None:
+        """A model that is being loaded is worth waiting for."""
+        for thread in list(self._revivals.values()):
+            while thread.is_alive():
+                ticket.check()
+                thread.join(LOOK)
 
 
 class Endpoints:
@@ -170,14 +183,16 @@ class Endpoints:
         self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket, key: Hashable = None
     ) -> list[Array]:
         """The outputs of a network from whoever can; calls of equal ``key`` have equal conditioning."""
+        limit = time.monotonic() + PATIENCE
         while True:
             ticket.check()
+            last_attempt = time.monotonic() > limit or self._all_away()
             endpoint = self._choose(model)
             try:
                 outputs = endpoint.infer(model, network, inputs, key, ticket)
             except Away as problem:
                 endpoint.lost(problem)
-                if self._all_away():
+                if last_attempt:
                     raise
                 ticket.cancelled.wait(PAUSE)
             else:
@@ -206,9 +221,7 @@ class Endpoints:
         with self._lock:
             here = [each for each in self._endpoints if each.away_since is None]
             due = [each for each in self._endpoints if each.away_since is not None and each.next_try <= now]
-            chosen = (
-                min(here, key=lambda each: each.calls) if here else min(self._endpoints, key=lambda each: each.next_try)
-            )
+            chosen = min(here or self._endpoints, key=lambda each: each.calls if here else each.next_try)
             chosen.calls += 1
             for each in {chosen, *due}:
                 each.next_try = now + COMEBACK
@@ -255,8 +268,8 @@ def _outputs(network: Network, answer: pb.ModelInferResponse) -> list[Array]:
 
 
 def _seconds(ticket: Ticket) -> float:
-    """How long a call may take."""
-    return CALL_LIMIT if ticket.deadline is None else min(CALL_LIMIT, max(0.0, ticket.deadline - time.monotonic()))
+    """How long a call may take; a little longer than its ticket, so that no server is blamed for a late request."""
+    return CALL_LIMIT if ticket.deadline is None else min(CALL_LIMIT, ticket.deadline - time.monotonic() + 2 * LOOK)
 
 
 def _wait(future: Any, ticket: Ticket) -> pb.ModelInferResponse:

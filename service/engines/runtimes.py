@@ -107,7 +107,10 @@ def _openvino_executable(compiled: Any) -> Executable:
     idle: list[Any] = []
 
     def begin(inputs: Inputs) -> Finish:
-        request = idle.pop() if idle else compiled.create_infer_request()
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
         request.start_async(inputs, share_inputs=True)
 
         def finish() -> list[Array]:

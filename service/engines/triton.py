@@ -1,7 +1,4 @@
-"""Networks behind NVIDIA Triton: the same repository, served over gRPC.
-
-Triton merges the rows of concurrent calls by itself and never sees a request twice as long as its ticket lives.
-"""
+"""Networks behind NVIDIA Triton: the same repository, served over gRPC. Rows of concurrent calls are merged there."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path

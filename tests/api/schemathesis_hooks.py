@@ -23,7 +23,9 @@ def agree(body: dict[str, Any]) -> None:
     body.pop("height", None)
     if body.get("width") not in (None, 256, 384):
         body.pop("width")
-    body.pop("guidance_method", None)  # some need a flow model
+    body.pop("guidance_method", None)  # some need a flow model, as do some schedules
+    if str(body.get("schedule")).startswith("flow"):
+        body.pop("schedule")
     if body.get("stream"):
         body.pop("n", None)
     else:

@@ -22,14 +22,14 @@ def test_strong_order(row: str) -> None:
 
 @pytest.mark.parametrize("row", WEAK)
 def test_weak_order(row: str) -> None:
-    assert observed(weak_errors(row, COUNTS)) == pytest.approx(WEAK[row][0], abs=0.2)
+    assert observed(weak_errors(row, [60, 120])) == pytest.approx(WEAK[row][0], abs=0.2)
 
 
 @pytest.mark.parametrize("row", WEAK)
 def test_samples_of_a_stochastic_sampler_have_the_right_distribution(row: str) -> None:
-    """Kolmogorov-Smirnov on 20,000 samples of the mixture: at sigma 0.1 their law is known exactly."""
+    """Kolmogorov-Smirnov on 8,000 samples of the mixture: at sigma 0.1 their law is known exactly."""
     rng = np.random.default_rng(0)
-    component = rng.choice(2, size=20_000, p=WEIGHTS)
+    component = rng.choice(2, size=8_000, p=WEIGHTS)
     x = MEANS[component] + np.hypot(WIDTHS[component], HIGH) * rng.standard_normal(component.size)
-    samples = at_low(row, WEAK[row][1], denoise, x, 100, lambda *_: rng.standard_normal(x.shape))
-    assert kstest(samples, lambda y: cdf(y, LOW)).statistic < 0.014
+    samples = at_low(row, WEAK[row][1], denoise, x, 80, lambda *_: rng.standard_normal(x.shape))
+    assert kstest(samples, lambda y: cdf(y, LOW)).statistic < 0.018

@@ -49,7 +49,7 @@ class Visit:
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
 
     def open(self, fragment: str = "") -> None:
         """Load the page, from scratch, and wait until the curves are drawn."""
