@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.api.schemas import RecipeRequest
     from service.engines.contract import Engine
     from service.images import Format
+    from service.recipe import Recipe
     from service.settings import Settings
 
 FORMATS: "dict[str, Format]" = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
@@ -106,7 +107,6 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
     from service import images, pipeline
     from service.engines.contract import Ticket
     from service.progress import Progress
-    from service.recipe import load_presets
 
     suffix = ".png" if output == "-" else Path(output).suffix.lower()
     if suffix not in FORMATS:
@@ -114,9 +114,7 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
     if not Path(output).absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {Path(output).parent}", param_hint="--output")
     output_format = FORMATS[suffix]
-    settings = settings_with(given)
-    engine = opened(settings)
-    settled = wanted(recipe, given).resolved(settings, engine, load_presets())
+    engine, settled = prepared(recipe, given)
     as_json = settled.model_dump(mode="json")
     images.check_fits(as_json, output_format)
     with click.progressbar(length=len(settled.sigmas) - 1, label="developing", file=sys.stderr) as bar:
@@ -136,11 +134,8 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
 def explain(recipe: Path | None, as_json: bool, **given: Any) -> None:
     """Resolve a recipe and show every network call it would make, without making any."""
     from service import pipeline
-    from service.recipe import load_presets
 
-    settings = settings_with(given)
-    engine = opened(settings)
-    settled = wanted(recipe, given, prompt="").resolved(settings, engine, load_presets())
+    engine, settled = prepared(recipe, given, prompt="")
     calls = pipeline.explain(engine.models[settled.model], settled)
     fields = settled.model_dump(mode="json")
     if as_json:
@@ -218,6 +213,15 @@ def opened(settings: "Settings") -> "Engine":
     from service.engines.factory import open_engine
 
     return open_engine(settings)
+
+
+def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tuple[Engine, Recipe]":
+    """The engine, and the recipe that the command line asks it for."""
+    from service.recipe import load_presets
+
+    settings = settings_with(given)
+    engine = opened(settings)
+    return engine, wanted(file, given, **fallback).resolved(settings, engine, load_presets())
 
 
 def wanted(file: Path | None, given: dict[str, Any], **fallback: Any) -> "RecipeRequest":

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -65,11 +67,22 @@ async def warm(runner: Runner) -> None:
         log.warning("not ready: %s", error.message)
 
 
+class Files(StaticFiles):
+    """The playground's files, which load nothing from anywhere else."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        """With the policy that holds the page to it."""
+        response = super().file_response(*arguments, **options)
+        response.headers["content-security-policy"] = "default-src 'self'; img-src 'self' blob: data:"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
 class Page:
-    """The playground's files where no route matches, so that they never hide a route's 404 or 405."""
+    """Files where no route matches, so that they never hide a route's 404 or 405."""
 
     def __init__(self, otherwise: ASGIApp) -> None:
-        self._files, self._otherwise = StaticFiles(directory=PAGE, html=True), otherwise
+        self._files, self._otherwise = Files(directory=PAGE, html=True), otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ours = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and not scope["path"].startswith("/v1/")

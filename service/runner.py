@@ -21,6 +21,7 @@ from service.recipe import Recipe
 FRESH = 30.0  # seconds for which one successful network call proves the engine
 PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
 GUESS = 5.0  # seconds per picture, until one has been made
+DRAINING = "draining: this server is about to stop"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Runner:
     async def ready(self) -> None:
         """Raise Unavailable unless a real network call succeeded recently; an idle engine is asked for one."""
         if self.draining:
-            raise Unavailable("draining: this server is about to stop", retry_after=FRESH)
+            raise Unavailable(DRAINING, retry_after=FRESH)
         now = monotonic()
         if now - self._proven < FRESH or (not self.idle and now - self._busy_since < FRESH):
             return
@@ -158,7 +159,7 @@ class Runner:
     def _admit(self, order: Order) -> None:
         pictures = len(order.recipes)
         if self.draining:
-            raise self._refused("draining", Unavailable("draining: this server is about to stop", retry_after=FRESH))
+            raise self._refused("draining", Unavailable(DRAINING, retry_after=FRESH))
         if pictures > self._capacity:
             raise InvalidRequest(f"at most {self._capacity} pictures fit here at once", field="n")
         with self._lock:

@@ -36,7 +36,7 @@ async def generations(request: Request, house: House) -> Response:
     return pictures.as_json(order, made) if media == accept.JSON else pictures.as_file(made[0], media)
 
 
-@router.delete("/images/generations/{request_id}", responses=documented(404))
+@router.delete("/images/generations/{request_id:path}", responses=documented(404))
 async def cancel(request_id: str, house: House) -> schemas.Cancellation:
     """Stop what is in progress under this ``x-request-id``, at its next network call."""
     if not house.runner.cancel(request_id):

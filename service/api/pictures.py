@@ -28,10 +28,11 @@ def order(house: Parts, asked: schemas.ImageRequest, media: str, record: dict[st
     """The pictures of a request: ``n`` recipes that differ in the seed, and the file they become."""
     output_format, quality = _file(asked, media)
     first = resolved(house, asked, record)
-    if first.seed + asked.n > schemas.SEEDS:
-        raise InvalidRequest(f"the seeds of {asked.n} pictures go beyond {schemas.SEEDS - 1}", field="seed")
+    count = asked.n or 1
+    if first.seed + count > schemas.SEEDS:
+        raise InvalidRequest(f"the seeds of {count} pictures go beyond {schemas.SEEDS - 1}", field="seed")
     images.check_fits(first.model_dump(mode="json"), output_format)
-    recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(asked.n)]
+    recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(count)]
     if asked.user is not None:
         record["user"] = asked.user
     if asked.partial_images is not None and not asked.stream:
@@ -47,7 +48,7 @@ def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
     output_format = formats.get(media) or asked.output_format or "png"
     if asked.output_format not in (None, output_format):
         raise InvalidRequest(f"the Accept header asks for {output_format}", field="output_format")
-    if media != accept.JSON and asked.n != 1:
+    if media != accept.JSON and asked.n not in (None, 1):
         if media == accept.EVENTS:
             raise InvalidRequest("a stream shows one picture", field="n")
         raise InvalidRequest(f"{media} holds one picture; ask for application/json to get {asked.n}", field="n")

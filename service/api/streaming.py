@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import accept, schemas
 from service.api.errors import body
-from service.errors import DarkroomError
+from service.errors import Cancelled, DarkroomError
 from service.runner import Job, Order, Preview, Runner
 
 KEEP_ALIVE = 10.0  # seconds of silence that proxies are sure to bear
@@ -36,6 +36,7 @@ class EventStream(StreamingResponse):
         super().__init__(self._events(self._job), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._record["outcome"] = Cancelled.code  # until the stream comes to its end
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -49,9 +50,10 @@ class EventStream(StreamingResponse):
             (made,) = await finished
             done = schemas.CompletedEvent(**_common(job, made.data), recipe=made.recipe, timings=made.timings)
             yield _event(done.type, done.model_dump_json())
+            self._record["outcome"] = "ok"
         except DarkroomError as error:
-            self._record["outcome"] = error.code
             yield _event("error", json.dumps(body(error.status, error.message, error.code, error.field)))
+            self._record["outcome"] = error.code
         finally:
             finished.cancel()
 

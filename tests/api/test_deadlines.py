@@ -82,13 +82,13 @@ def test_wrong_deadlines_are_refused_by_name(running: Running, value: object) ->
 def test_delete_stops_what_is_in_progress_under_a_request_id_and_nothing_else() -> None:
     engine = Held()
     with serving(engine) as running, ThreadPoolExecutor(2) as pool:
-        mine, other = (pool.submit(running.post, BODY, headers={"x-request-id": name}) for name in ("a:1", "other"))
+        mine, other = (pool.submit(running.post, BODY, headers={"x-request-id": name}) for name in ("a/b:1", "other"))
         eventually(lambda: len(engine.calls) == 2)
-        answer = running.client.delete(f"{ROUTE}/a:1")
-        assert answer.json() == {"id": "a:1", "object": "image_generation", "cancelled": True}
+        answer = running.client.delete(f"{ROUTE}/a/b:1")
+        assert answer.json() == {"id": "a/b:1", "object": "image_generation", "cancelled": True}
         engine.go.set()
         assert (mine.result().status_code, mine.result().json()["error"]["code"]) == (499, "cancelled")
         assert other.result().status_code == 200
         assert running.value("darkroom_cancellations_total", stage="denoise") == 1
-        again = running.client.delete(f"{ROUTE}/a:1")
+        again = running.client.delete(f"{ROUTE}/a/b:1")
         assert (again.status_code, again.json()["error"]["code"]) == (404, "not_found")

@@ -107,7 +107,18 @@ def test_json_can_hold_every_format_at_the_quality_asked_for(running: Running) -
 
 
 def test_null_is_absent_and_a_whole_number_may_be_written_with_a_point(running: Running) -> None:
-    nulls = ["user", "quality", "style", "background", "moderation", "stream", "response_format", "preset", "sigmas"]
+    nulls = [
+        "n",
+        "user",
+        "quality",
+        "style",
+        "background",
+        "moderation",
+        "stream",
+        "response_format",
+        "preset",
+        "sigmas",
+    ]
     assert picture(running, {**BODY, **dict.fromkeys(nulls)}) == picture(running, BODY)
     six, point = ({**BODY, "num_inference_steps": steps} for steps in (6, 6.0))
     assert picture(running, six) == picture(running, point)

@@ -165,3 +165,5 @@ def test_who_leaves_the_stream_frees_the_engine() -> None:
         engine.go.set()
         eventually(lambda: running.parts.runner.idle)
         assert len(engine.calls) == 1
+        labels = {"api": "openai", "preset": "balanced", "outcome": "cancelled"}
+        eventually(lambda: running.value("darkroom_requests_total", **labels) == 1)

@@ -1,5 +1,6 @@
-"""A service with the gaussian engine and a browser, shared by the tests of one file."""
+"""A service with the gaussian engine and a browser, shared by all tests of the page."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 
@@ -7,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from service.app import create_app
+from service.engines.contract import Ticket
 from service.engines.gaussian import GaussianEngine
 from service.settings import Settings
 from tests.e2e.browser import Visit, chromium, serving
@@ -15,30 +17,52 @@ Open = Callable[..., Visit]
 
 
 class Patient(GaussianEngine):
-    """An engine that can be made to wait before every network call."""
+    """An engine that makes only as many network calls as a test allows, then waits for more."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.go = threading.Event()
-        self.go.set()
+        self.calls: list[Ticket] = []
+        self._allowed = math.inf
+        self._change = threading.Condition()
 
-    def predict(self, *arguments, **named):
-        self.go.wait(10)
-        return super().predict(*arguments, **named)
+    def allow(self, calls: float = math.inf) -> None:
+        with self._change:
+            self._allowed = calls
+            self._change.notify_all()
+
+    def predict(self, *arguments):
+        self.calls.append(arguments[-1])
+        with self._change:
+            assert self._change.wait_for(lambda: self._allowed > 0, 60)
+            self._allowed -= 1
+        return super().predict(*arguments)
 
 
-@pytest.fixture(scope="module")
-def engine() -> Patient:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests last: Playwright leaves an event loop running in this thread, where asyncio.run would refuse."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session")
+def served() -> Patient:
     return Patient()
 
 
-@pytest.fixture(scope="module")
-def address(engine: Patient) -> Iterator[str]:
-    with serving(create_app(Settings(engine="gaussian"), engine)) as found:
+@pytest.fixture
+def engine(served: Patient) -> Iterator[Patient]:
+    """The engine behind the page, with nothing seen; it works on afterwards, however the test ended."""
+    served.calls.clear()
+    yield served
+    served.allow()
+
+
+@pytest.fixture(scope="session")
+def address(served: Patient) -> Iterator[str]:
+    with serving(create_app(Settings(engine="gaussian"), served)) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
         yield found

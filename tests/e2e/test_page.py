@@ -12,7 +12,7 @@ from service.app import create_app
 from service.images import PNG_KEY
 from service.settings import ROOT, Settings
 from tests.e2e.browser import Visit, serving
-from tests.e2e.conftest import Open, Patient
+from tests.e2e.conftest import Open
 
 pytestmark = pytest.mark.browser
 
@@ -81,6 +81,7 @@ WRONG = [
     ("#others", '{"darkness": 3}', "others"),
     ("#others", "[1]", "others"),
     ("#prompt", "x" * 40_000, "prompt"),
+    ("#prompt", "x" * 1025, "prompt"),
 ]
 
 
@@ -187,31 +188,16 @@ def test_use_this_recipe_gives_the_same_bytes(visit: Open):
 def test_address_is_the_recipe(visit: Open):
     one = visit()
     one.page.click("#advanced summary")
-    for selector, value in CHANGES[1].items():
+    guidance = {"#method": "apg", "[name='guidance_options.momentum']": "-0.25"}
+    for selector, value in (CHANGES[1] | guidance).items():
         one.set(selector, value)
     one.generate("the sea & 50% of #snow at night+day")
     first, recipe = one.picture(), one.recipe()
+    assert recipe["guidance_method"] == "apg"
+    assert recipe["guidance_options"] == {"momentum": -0.25, "norm_threshold": 0.0, "parallel": 0.0}
     one.open(one.page.evaluate("location.hash"))
     one.generate()
     assert (one.picture(), one.recipe()) == (first, recipe)
-
-
-def test_cancel_leaves_the_picture_before(visit: Open, engine: Patient):
-    one = visit()
-    one.generate("first")
-    before = one.picture()
-    engine.go.clear()
-    one.page.fill("#prompt", "second")
-    one.page.click("#generate")
-    one.page.wait_for_selector(".developing")
-    assert one.page.get_attribute("#stage", "aria-busy") == "true"
-    one.page.keyboard.press("Escape")
-    one.finished("Cancelled.")
-    engine.go.set()
-    assert one.picture() == before
-    assert one.page.locator("#film button").count() == 1
-    one.generate("third")
-    assert one.picture() != before
 
 
 @pytest.mark.skipif(not POSTCARD.exists(), reason="the repository holds no Postcard")

@@ -89,7 +89,7 @@ class TritonServer:
             (backend / file.name).symlink_to(file)
         addresses = [f"--{protocol}-address=127.0.0.1" for protocol in ("grpc", "metrics")]
         models = sorted(config.parent.name for config in self.repository.glob("*/config.pbtxt"))
-        small = f"mount -t tmpfs -o size={self._shm_megabytes}m tmpfs {SHM} && exec \"$0\" \"$@\""
+        small = f'mount -t tmpfs -o size={self._shm_megabytes}m tmpfs {SHM} && exec "$0" "$@"'
         return [
             *(["unshare", "--map-root-user", "--mount", "sh", "-c", small] if self._shm_megabytes else []),
             triton / "bin" / "tritonserver",

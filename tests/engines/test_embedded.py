@@ -13,7 +13,7 @@ import pytest
 from service.engines.contract import Array, Conditioning, Ticket
 from service.engines.dispatch import Gate
 from service.engines.embedded import EmbeddedEngine
-from service.engines.runtimes import OnnxRuntime, OpenVino, Runtime, open_runtime
+from service.engines.runtimes import Executable, OnnxRuntime, OpenVino, Runtime, Shapes, open_runtime
 from service.errors import EngineFailure, Unavailable
 from service.settings import Settings
 from tests.engines.tiny import NAME
@@ -152,6 +152,27 @@ def test_failures_keep_their_details_to_the_log(repository: Path, caplog: pytest
         engine.predict(NAME, "unet", np.ones((1, 5, 8, 8)), np.ones(1), [row], TICKET)
     assert "Got invalid dimensions" in caplog.text
     assert engine.predict(NAME, "unet", np.ones((1, 4, 8, 8)), np.ones(1), [row], TICKET).shape == (1, 4, 8, 8)
+    engine.close()
+
+
+class NoBuckets(OnnxRuntime):
+    """Cannot compile for more than one row."""
+
+    def compile(self, file: Path, sha256: str, shapes: Shapes, streams: int) -> Executable:
+        if next(iter(shapes.values()))[0] > 1:
+            raise MemoryError
+        return super().compile(file, sha256, shapes, streams)
+
+
+def test_buckets_that_cannot_be_compiled_are_done_without(repository: Path) -> None:
+    engine = EmbeddedEngine(repository, NoBuckets("auto", 2))
+    row = encoded(engine, "a")
+    x, t = RNG.standard_normal((4, 4, 8, 8)), np.full(4, 500.0)
+    for _ in range(2):
+        together = engine.predict(NAME, "unet", x, t, [row] * 4, TICKET)
+        wait(engine._buckets._compiled.values())
+    for i in range(4):
+        np.testing.assert_array_equal(engine.predict(NAME, "unet", x[i : i + 1], t[:1], [row], TICKET)[0], together[i])
     engine.close()
 
 

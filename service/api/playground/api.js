@@ -1,5 +1,8 @@
 // The service's HTTP API; see openapi.json.
 
+const PREVIEWS = 3;
+const BROKEN = "The connection broke off.";
+
 export class ApiError extends Error {
   constructor(message, param = null) {
     super(message);
@@ -7,32 +10,80 @@ export class ApiError extends Error {
   }
 }
 
-export const models = async () => (await call("v1/models")).data;
+export const models = async () => (await json("v1/models")).data;
 
-export const presets = () => call("v1/presets");
+export const presets = () => json("v1/presets");
 
-export const explain = (body, signal) => call("v1/explain", body, signal);
+export const explain = (body, signal) => json("v1/explain", { body, signal });
 
-export async function generate(body, signal) {
-  const [made] = (await call("v1/images/generations", body, signal)).data;
-  const bytes = Uint8Array.from(atob(made.b64_json), (char) => char.charCodeAt(0));
-  return { recipe: made.recipe, timings: made.timings, url: URL.createObjectURL(new Blob([bytes], { type: "image/png" })) };
+// One picture. `progress` is told what is known on the way: {ahead} in the queue, or {step, steps, url} of a preview.
+export async function generate(body, signal, progress) {
+  const asked = { partial_images: PREVIEWS, ...body, stream: true };
+  const response = await send("v1/images/generations", { body: asked, signal, headers: { "x-request-id": requestId() } });
+  for await (const { event, data, comment } of events(response.body)) {
+    if (comment) progress({ ahead: parseInt(comment) });
+    if (event === "error") throw new ApiError(data.error.message, data.error.param);
+    if (event === "image_generation.partial_image") progress({ ...data, url: pictureUrl(data) });
+    if (event === "image_generation.completed") return { recipe: data.recipe, timings: data.timings, url: pictureUrl(data) };
+  }
+  throw new ApiError(BROKEN);
 }
 
-async function call(path, body, signal) {
+// The server-sent events of a body; the browser's own EventSource cannot POST.
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const read = () => reader.read().catch(unlessAborted(BROKEN));
+  let pending = "";
+  for (let part = await read(); !part.done; part = await read()) {
+    const blocks = (pending + part.value).split("\n\n");
+    pending = blocks.pop();
+    yield* blocks.map(event);
+  }
+}
+
+// Lines of `name: value`; a comment is one without a name.
+function event(block) {
+  const fields = Object.fromEntries(block.split("\n").map((line) => {
+    const colon = line.indexOf(":");
+    return [line.slice(0, colon), line.slice(colon + 1).trim()];
+  }));
+  return { event: fields.event, data: fields.data && JSON.parse(fields.data), comment: fields[""] };
+}
+
+// The picture's name in the service's log; crypto.randomUUID is for https only.
+function requestId() {
+  const bytes = [...crypto.getRandomValues(new Uint8Array(12))];
+  return `page-${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function pictureUrl({ b64_json: text, output_format: format }) {
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  return URL.createObjectURL(new Blob([bytes], { type: `image/${format}` }));
+}
+
+async function json(path, options) {
+  const answer = await (await send(path, options)).json().catch(() => null);
+  if (answer) return answer;
+  throw new ApiError("The service's answer is not JSON.");
+}
+
+async function send(path, { body, signal, headers } = {}) {
   const request = body && {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
+    headers: { "Content-Type": "application/json", ...headers },
     body: JSON.stringify(body),
     signal,
   };
-  const response = await fetch(path, request).catch((error) => {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError("The service does not answer.");
-  });
+  const response = await fetch(path, request).catch(unlessAborted("The service does not answer."));
+  if (response.ok) return response;
   const answer = await response.json().catch(() => null);
-  if (response.ok && answer) return answer;
   const { message = `The service answered ${response.status}.`, param } = answer?.error ?? {};
   const wait = response.headers.get("retry-after");
   throw new ApiError(wait ? `${message} (again in ${wait} s)` : message, param);
+}
+
+function unlessAborted(message) {
+  return (error) => {
+    throw error.name === "AbortError" ? error : new ApiError(message);
+  };
 }

@@ -3,7 +3,9 @@
 import { byId, el } from "./dom.js";
 
 const form = byId("recipe");
-const ELSEWHERE = { width: "size", height: "size", engine: "model", precision: "model", model_digest: "model" };
+const ELSEWHERE = {
+  width: "size", height: "size", engine: "model", precision: "model", model_digest: "model", guidance_options: "guidance_method",
+};
 
 export class FieldError extends Error {
   constructor(message, param) {

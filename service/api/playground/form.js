@@ -6,14 +6,15 @@ import { spark } from "./curve.js";
 
 const form = byId("recipe");
 const fields = form.elements;
-const TEXTS = ["sampler", "schedule", "negative_prompt"];
+const METHODS = { sampler: "sampler_options", schedule: "schedule_options", guidance_method: "guidance_options" };
+const TEXTS = [...Object.keys(METHODS), "negative_prompt"];
 const NUMBERS = ["num_inference_steps", "guidance_scale"];
 const PAIRS = { guidance_interval: ["0", "1"], epsilon_scaling: ["scale", "slope"] };
-const OPTIONS = ["sampler_options", "schedule_options"];
+const OPTIONS = Object.values(METHODS);
 const CHOICES = ["prompt", "preset", "model", "size", "seed"];
 const CHANGES = [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), ...OPTIONS, "sigmas"];
 
-let offered; // {models, presets, samplers, schedules}
+let offered; // {models, presets, samplers, schedules, guidance_methods}
 
 const cost = ({ recipe }) => recipe.num_inference_steps ?? recipe.sigmas?.length ?? 0;
 
@@ -21,7 +22,7 @@ export function setUp(what) {
   offered = { ...what, presets: what.presets.toSorted((a, b) => cost(a) - cost(b)) };
   fields.model.replaceChildren(...offered.models.map(({ id }) => el("option", { value: id }, id)));
   byId("presets").replaceChildren(...offered.presets.map(presetCard));
-  for (const name of ["sampler", "schedule"])
+  for (const name of Object.keys(METHODS))
     fields[name].replaceChildren(...["", ...Object.keys(offered[`${name}s`])].map((value) => el("option", { value }, value)));
   choose([model().default_preset]);
   fillSizes();
@@ -73,10 +74,10 @@ export function follow(recipes) {
     const values = new Set(recipes.map((recipe) => recipe[name]));
     return values.size === 1 ? [...values][0] : undefined;
   };
-  for (const name of ["sampler", "schedule"]) {
+  for (const [name, family] of Object.entries(METHODS)) {
     const known = offered[`${name}s`];
     fields[name].options[0].text = common(name) ? `${common(name)} (preset)` : "as each preset";
-    optionFields(byId(`${name}-options`), `${name}_options`, known[fields[name].value || common(name)] ?? {});
+    optionFields(byId(family), family, known[fields[name].value || common(name)] ?? {});
   }
   for (const name of NUMBERS) fields[name].placeholder = common(name) ?? "as each preset";
   revealPairs();
@@ -110,7 +111,7 @@ function overrides(id, { lenient = false } = {}) {
     ...TEXTS.map((name) => [name, fields[name].value || undefined]),
     ...NUMBERS.map((name) => [name, number(fields[name])]),
     ...Object.keys(PAIRS).map((name) => [name, pair(name, number)]),
-    ...OPTIONS.map((name) => [name, options(name, id, number)]),
+    ...Object.entries(METHODS).map(([name, family]) => [family, options(name, family, id, number)]),
     ["sigmas", read(sigmasOf)(fields.sigmas)],
     ...Object.entries(read(othersOf)(fields.others) ?? {}),
   ].filter(([, value]) => value !== undefined);
@@ -124,15 +125,14 @@ function pair(name, number) {
   return Object.fromEntries(values.filter(([, value]) => value !== undefined));
 }
 
-// Typed options stand on top of those of the preset, unless the preset's own sampler or schedule was replaced.
-function options(name, id, number) {
-  const inputs = [...form.querySelectorAll(`input[name^="${name}."]`)];
+// Typed options stand on top of those of the preset, unless what they belong to was replaced.
+function options(name, family, id, number) {
+  const inputs = [...form.querySelectorAll(`input[name^="${family}."]`)];
   const given = inputs
-    .map((input) => [input.name.slice(name.length + 1), input.type === "text" ? input.value || undefined : number(input)])
+    .map((input) => [input.name.slice(family.length + 1), input.type === "text" ? input.value || undefined : number(input)])
     .filter(([, value]) => value !== undefined);
   if (!given.length) return undefined;
-  const replaced = fields[name.replace("_options", "")].value;
-  return { ...(replaced ? {} : preset(id)?.recipe[name]), ...Object.fromEntries(given) };
+  return { ...(fields[name].value ? {} : preset(id)?.recipe[family]), ...Object.fromEntries(given) };
 }
 
 export function clearOverrides() {

@@ -23,9 +23,9 @@ let curves = [];
 let shown = null; // the pictures on the stage
 
 async function start() {
-  const [models, { data: presets, samplers, schedules }] = await Promise.all([api.models(), api.presets()]);
+  const [models, { data: presets, ...offered }] = await Promise.all([api.models(), api.presets()]);
   clearErrors();
-  form.setUp({ models, presets, samplers, schedules });
+  form.setUp({ ...offered, models, presets });
   await readHash();
   stage.expose([""], fields.size.value);
   await refresh();
@@ -82,9 +82,9 @@ async function generate() {
   const seed = bodies[0].seed ?? form.randomSeed();
   for (const body of bodies) body.seed = seed;
   running = new AbortController();
-  const finish = begin(bodies);
+  const { tell, finish } = begin(bodies);
   const sheet = [];
-  const made = await Promise.allSettled(bodies.map((body, index) => develop(body, index, sheet, bodies.length > 1)));
+  const made = await Promise.allSettled(bodies.map((body, index) => develop(body, index, sheet, tell)));
   running = null;
   finish();
   const prints = sheet.filter(Boolean);
@@ -97,12 +97,16 @@ async function generate() {
   report(made.find(({ status }) => status === "rejected")?.reason);
 }
 
-async function develop(body, index, sheet, several) {
+// `tell`: what to do with the progress of the only picture, null if there are several.
+async function develop(body, index, sheet, tell) {
   try {
-    const print = await api.generate(body, running.signal);
+    const print = await api.generate(body, running.signal, (news) => {
+      const words = stage.progress(index, news);
+      tell?.(words, news);
+    });
     print.title = form.preset(body.preset).title;
     sheet[index] = print;
-    stage.place(index, print, several && (() => select(sheet, print)));
+    stage.place(index, print, !tell && (() => select(sheet, print)));
   } catch (error) {
     stage.fail(index, error.name === "AbortError" ? "Cancelled" : error.message);
     throw error;
@@ -115,7 +119,7 @@ function report(error) {
   if (error && !cancelled) showError(error);
 }
 
-// Shows that work is in progress; returns what ends it.
+// Shows that work is in progress; returns what tells how far it is, and what ends it.
 function begin(bodies) {
   stage.expose(bodies.map(({ preset }) => form.preset(preset).title), bodies[0].size);
   stage.busy(true);
@@ -123,15 +127,20 @@ function begin(bodies) {
   const { top } = byId("stage").getBoundingClientRect();
   if (top < 0 || top > innerHeight / 2) byId("stage").scrollIntoView();
   const started = performance.now();
-  const tick = stage.clock();
+  const { tick, tell } = stage.clock();
   byId("status").textContent = "Developing";
   const ticking = setInterval(() => tick((performance.now() - started) / 1000), 100);
-  return () => {
+  const finish = () => {
     clearInterval(ticking);
     stage.busy(false);
     byId("timing").replaceChildren();
     page.classList.remove("running");
   };
+  const announce = (words, news) => {
+    byId("status").textContent = words;
+    tell(words, news);
+  };
+  return { tell: bodies.length > 1 ? null : announce, finish };
 }
 
 function show(prints, print) {

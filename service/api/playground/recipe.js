@@ -1,6 +1,6 @@
 // A recipe as text: address, command line, table. Pure functions.
 
-const TEXTS = new Set(["prompt", "preset", "model", "size", "sampler", "schedule", "negative_prompt"]);
+const TEXTS = new Set(["prompt", "preset", "model", "size", "sampler", "schedule", "guidance_method", "negative_prompt"]);
 const FACTS = new Set(["prompt", "preset", "model", "seed", "width", "height", "model_digest", "engine", "precision"]);
 const SPACING = new Set(["schedule", "schedule_options", "num_inference_steps"]);
 

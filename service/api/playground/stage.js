@@ -25,18 +25,31 @@ export function busy(on) {
   for (const paper of document.querySelectorAll(".paper:not(:has(img))")) paper.classList.toggle("developing", on);
 }
 
+// What is known of a picture on its way, in words; its preview comes up in the frame, sharper with every step.
+export function progress(index, { ahead, step, steps, url }) {
+  const words = url ? `Step ${step} of ${steps}` : ahead ? `${ahead} ahead` : "Developing";
+  frame(index).querySelector("figcaption span").textContent = words;
+  if (!url) return words;
+  const paper = frame(index).querySelector(".paper");
+  paper.classList.replace("developing", "previewed");
+  paper.style.setProperty("--latent", 1 - step / steps);
+  paper.replaceChildren(el("img", { src: url, alt: "", onload: () => URL.revokeObjectURL(url) }));
+  return words;
+}
+
 export function place(index, print, onpick) {
   const { recipe, timings } = print;
   const picture = el("img", { src: print.url, alt: recipe.prompt || "a picture without a prompt", width: recipe.width, height: recipe.height });
   const paper = frame(index).querySelector(".paper");
   paper.classList.remove("developing");
+  paper.style.setProperty("--latent", 0);
   paper.replaceChildren(onpick ? el("button", { type: "button", class: "pick", onclick: onpick }, picture) : picture);
   frame(index).querySelector("figcaption span").textContent = `${seconds(timings.total)}, ${timings.network_calls} calls`;
 }
 
 export function fail(index, message) {
   const paper = frame(index).querySelector(".paper");
-  paper.classList.remove("developing");
+  paper.classList.remove("developing", "previewed");
   paper.replaceChildren(el("p", { class: "error" }, message));
 }
 
@@ -71,11 +84,21 @@ export function describe({ recipe, timings, url, title }, preset, reuse) {
   byId("timing").replaceChildren(...timing(timings));
 }
 
-// Before there is a result: the seconds so far in the place of the total.
-export function clock(time) {
-  const total = el("p", { class: "total numeric", "aria-hidden": "true" });
-  byId("timing").replaceChildren(total);
-  return (elapsed) => (total.textContent = seconds(elapsed));
+// Before there is a result: the seconds so far in the place of the total, and how far one picture is.
+export function clock() {
+  const total = el("p", { class: "total numeric" });
+  const done = el("span", { class: "done" });
+  const said = el("p", { class: "quiet numeric" });
+  const progress = el("div", { hidden: true }, el("div", { class: "bar" }, done), said);
+  byId("timing").replaceChildren(el("div", { "aria-hidden": "true" }, total, progress));
+  return {
+    tick: (elapsed) => (total.textContent = seconds(elapsed)),
+    tell(words, { step = 0, steps = 1 }) {
+      progress.hidden = false;
+      said.textContent = words;
+      done.style.width = `${(100 * step) / steps}%`;
+    },
+  };
 }
 
 function timing(timings) {
