@@ -1,5 +1,6 @@
-"""A 25 M-parameter Stable Diffusion pipeline with random weights: the size between Postcard and the checkpoints people have."""
+"""A 25 M-parameter pipeline with random weights: between Postcard and the checkpoints people have."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ WIDTH = 192  # of the text encoder
 SIZE = 256
 
 
-def build(directory: Path, tokenizer: CLIPTokenizer, seed: int = 0) -> None:
-    """Write the pipeline in diffusers layout: 16 x 32 x 32 latents, UNet of 25 M parameters, decoder of 2.4 M."""
+def build(directory: Path, words: Path, seed: int = 0) -> None:
+    """Write the pipeline in diffusers layout, latents [16, 32, 32]; ``words`` is a tokenizer.json."""
     torch.manual_seed(seed)
+    bpe = json.loads(words.read_text())["model"]
+    tokenizer = CLIPTokenizer(vocab=bpe["vocab"], merges=[tuple(pair) for pair in bpe["merges"]], model_max_length=77)
     StableDiffusionPipeline(
         vae=_autoencoder(),
         text_encoder=_text_encoder(tokenizer),

@@ -19,7 +19,7 @@ class Darkroom:
 
     def __init__(self, entries: Path, name: str, precision: str = "auto") -> None:
         cache = Path(tempfile.gettempdir()) / "darkroom-benchmarks"
-        settings = Settings(model_repository=entries, precision=precision, text_cache=0, cache_dir=cache)  # type: ignore[arg-type]
+        settings = Settings(model_repository=entries, precision=precision, text_cache=0, cache_dir=cache)
         self.engine, self.name = open_engine(settings), name
 
     def __call__(self, prompt: str, seed: int) -> np.ndarray:
@@ -44,4 +44,5 @@ class Darkroom:
             total = time.perf_counter() - start
         overhead = (timings["denoise"] - timings["network"]) / STEPS
         stages = ", ".join(f"{stage} {timings[stage] * 1e3:.1f} ms" for stage in ("text_encode", "denoise", "decode"))
-        return f"sampler maths {overhead * 1e3:.2f} ms a step, {100 * overhead * STEPS / timings['denoise']:.1f} % of it; {stages}, all {total * 1e3:.1f} ms"
+        share = 100 * overhead * STEPS / timings["denoise"]
+        return f"sampler maths {overhead * 1e3:.2f} ms a step, {share:.1f} % of it; {stages}, all {total * 1e3:.1f} ms"

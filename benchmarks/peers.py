@@ -18,7 +18,9 @@ STEPS, GUIDANCE = 10, 4.0
 def noise(pipeline: StableDiffusionPipeline, seed: int, size: int) -> np.ndarray:
     """Darkroom's own unit noise of this seed [C, h, w]: every contestant starts from the same array."""
     factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    return SeededNoise(seed, (pipeline.unet.config.in_channels, size // factor, size // factor)).draw().astype(np.float32)
+    return (
+        SeededNoise(seed, (pipeline.unet.config.in_channels, size // factor, size // factor)).draw().astype(np.float32)
+    )
 
 
 class Diffusers:
@@ -35,7 +37,9 @@ class Diffusers:
     def __call__(self, prompt: str, seed: int) -> np.ndarray:
         """Prompt and seed -> pixels [H, W, 3] in [0, 1]."""
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
-        pipeline = StableDiffusionPipeline(**{**self.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False)
+        pipeline = StableDiffusionPipeline(
+            **{**self.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
+        )
         pipeline.set_progress_bar_config(disable=True)
         latents = torch.from_numpy(noise(self.pipeline, seed, self.size))[None].to(self.dtype)
         result = pipeline(
@@ -45,7 +49,7 @@ class Diffusers:
         return np.asarray(result.images[0], np.float32)
 
 
-class _Fixed(genai.Generator):  # type: ignore[misc]
+class _Fixed(genai.Generator):
     """A generator that returns the given noise, so that GenAI starts where the others start."""
 
     def __init__(self, noise: np.ndarray) -> None:
@@ -82,7 +86,9 @@ def genai_directory(pipeline: StableDiffusionPipeline, onnx: dict[str, Path], ta
     """Lay out what GenAI reads: IR of the same ONNX files, configs, an OpenVINO tokenizer, the scheduler's betas."""
     for part, file in onnx.items():  # text_encoder, unet, vae_decoder
         (target / part).mkdir(parents=True, exist_ok=True)
-        ov.save_model(_integer_clock(ov.convert_model(file)), target / part / "openvino_model.xml", compress_to_fp16=True)
+        ov.save_model(
+            _integer_clock(ov.convert_model(file)), target / part / "openvino_model.xml", compress_to_fp16=True
+        )
         module = getattr(pipeline, "vae" if part == "vae_decoder" else part)
         config = module.config if isinstance(module.config, dict) else module.config.to_dict()
         (target / part / "config.json").write_text(json.dumps(dict(config), default=str))

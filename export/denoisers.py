@@ -77,6 +77,7 @@ class CroppedPatches(torch.nn.Module):
         super().__init__()
         self.proj = original.proj
         self.side = original.pos_embed_max_size
+        self.pos_embed: torch.Tensor
         self.register_buffer("pos_embed", original.pos_embed)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from export.families import Model
 from export.networks import Network, Tensors
 from export.weights import find
 from service.engines.contract import Latent
+from service.errors import EngineFailure
 
 CASES = ((1, 2, 2), (2, 2, 3), (3, 5, 2))  # rows, height and width in multiples of what the network takes
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -33,8 +35,7 @@ def compare(model: Model, repository: Path, name: str) -> Iterator[Finding]:
     """Drift of every output over several batches and sizes with a timestep per row; then PSNR of a picture."""
     description, _ = find(repository, name)
     sessions = {
-        role: onnxruntime.InferenceSession(repository / entry.entry / "1" / entry.file)
-        for role, entry in description.networks.items()
+        role: _open(repository / entry.entry / "1" / entry.file) for role, entry in description.networks.items()
     }
 
     def exported(network: Network, inputs: Tensors) -> Tensors:
@@ -46,6 +47,13 @@ def compare(model: Model, repository: Path, name: str) -> Iterator[Finding]:
         for seed, case in enumerate(CASES):
             yield from _drift(network, network.example(*case, seed=seed), exported)
     yield _psnr(_picture(model, description.latent, _original), _picture(model, description.latent, exported))
+
+
+def _open(file: Path) -> Any:
+    try:
+        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own types, by what is wrong with the file
+        raise EngineFailure(f"{file} cannot be loaded: {error}") from error
 
 
 @torch.no_grad()

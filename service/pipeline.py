@@ -80,7 +80,8 @@ def develop(
             rows = [
                 transform(conditioning[name], parts.transforms, time) for name, time in zip(names, times, strict=True)
             ]
-            output = engine.predict(model.name, model.denoiser, x.astype(np.float32), timestep.astype(np.float32), rows, ticket)
+            inputs = x.astype(np.float32), timestep.astype(np.float32)
+            output = engine.predict(model.name, model.denoiser, *inputs, rows, ticket)
         clock.timings["network_calls"] = clock.timings.get("network_calls", 0) + 1
         return output
 

@@ -26,5 +26,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from tests.models import export_tiny, tiny_sd  # brings torch, which most tests do not need
 
     folder = tmp_path_factory.mktemp("exported")
-    checkpoint = tiny_sd(folder / "checkpoint")
-    return Exported(checkpoint, folder / "repository", export_tiny(checkpoint, folder / "repository"))
+    checkpoint, repository = tiny_sd(folder / "checkpoint"), folder / "repository"
+    earlier = repository / "tiny_vae_decoder" / "1" / "earlier.onnx"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    return Exported(checkpoint, repository, export_tiny(checkpoint, repository))

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import torch
+from click.testing import CliRunner
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from export import families
-from export.checkpoint import Checkpoint
-from export.repository import write
-from service.engines.contract import ModelDescription
+from export.__main__ import main
+from service.engines.contract import ModelDescription, load_descriptions
 
 
 def clip_tokenizer(max_length: int = 77) -> CLIPTokenizer:
@@ -88,7 +87,9 @@ def tiny_sd(
     return directory
 
 
-def export_tiny(checkpoint: Path, repository: Path, name: str = "tiny") -> ModelDescription:
-    """Export a small checkpoint as the command line does."""
-    model = families.load(Checkpoint(checkpoint))
-    return write(model, repository, name=name, default_preset="balanced", sizes=[(16, 16), (32, 16)])
+def export_tiny(checkpoint: Path, repository: Path) -> ModelDescription:
+    """Export a small checkpoint by the command line as the model "tiny"."""
+    arguments = [str(checkpoint), "--out", str(repository), "--name", "tiny", "--size", "16x16", "--size", "32x16"]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return load_descriptions(repository)["tiny"][0]

@@ -24,12 +24,13 @@ from tests.conftest import Exported
 
 PROMPT, NEGATIVE, SEED, SCALE, SIZE = "a red sphere", "blurred", 11, 3.5, 16
 AYS_STEPS = AYS["squaredcos"][:-1]  # the last entry is replaced by 0
+TRAILING = {"timestep_spacing": "trailing"}
 CASES = {
     "euler on linspace": ("euler", "linspace", 8, EulerDiscreteScheduler, {"timestep_spacing": "linspace"}, {}),
-    "euler on trailing": ("euler", "trailing", 8, EulerDiscreteScheduler, {"timestep_spacing": "trailing"}, {}),
+    "euler on trailing": ("euler", "trailing", 8, EulerDiscreteScheduler, TRAILING, {}),
     "euler on ays": ("euler", "ays", 10, EulerDiscreteScheduler, {}, {"timesteps": list(AYS_STEPS)}),
-    "heun on trailing": ("heun", "trailing", 6, HeunDiscreteScheduler, {"timestep_spacing": "trailing"}, {}),
-    "dpmpp_2m on trailing": ("dpmpp_2m", "trailing", 8, DPMSolverMultistepScheduler, {"timestep_spacing": "trailing"}, {}),
+    "heun on trailing": ("heun", "trailing", 6, HeunDiscreteScheduler, TRAILING, {}),
+    "dpmpp_2m on trailing": ("dpmpp_2m", "trailing", 8, DPMSolverMultistepScheduler, TRAILING, {}),
     "dpmpp_2m on ays": ("dpmpp_2m", "ays", 10, DPMSolverMultistepScheduler, {}, {"timesteps": list(AYS_STEPS)}),
 }  # fmt: skip
 

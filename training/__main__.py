@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from training import config as configuration
+from training import memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -13,6 +14,7 @@ from training import config as configuration
 @click.pass_context
 def main(context: click.Context, path: Path) -> None:
     """Make and judge the shipped model, Postcard."""
+    memory.keep_freed()
     context.obj = configuration.load(path)
 
 

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from training import autoencoder, data
+from training.clock import Clock
 
 
 def checkpoint_path(config: Any) -> Path:
@@ -112,25 +113,26 @@ def load_ema(config: Any) -> AutoencoderKL:
 
 def train(config: Any, deadline: str | None = None) -> None:
     """Train one process until the minutes are over or the deadline comes; resumes from the checkpoint."""
-    from training.unet import Clock
-
     torch.set_num_threads(1)
     trainer, path = Trainer(config), checkpoint_path(config)
     before = trainer.restore(path) if path.exists() else 0.0
-    clock = Clock(config.autoencoder.minutes * 60.0, before, time.monotonic())
-    clock = Clock.until(deadline, before) if deadline else clock
+    clock = Clock.start_at(before, config.autoencoder.minutes, deadline)
     crops, saved, losses = Crops(config), time.monotonic(), list[float]()
     while (progress := clock.progress()) < 1:
         losses.append(trainer.step(crops, progress))
         if trainer.step_number % 50 == 0:
-            row = {"step": trainer.step_number, "seconds": round(clock.elapsed(), 1), "loss": float(np.mean(losses))}
-            with (config.paths.runs / "decoder.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            _log(config, trainer, clock, losses)
             losses.clear()
         if time.monotonic() - saved > config.unet.checkpoint_minutes * 60:
             trainer.save(path, clock.elapsed())
             saved = time.monotonic()
     trainer.save(path, clock.elapsed())
+
+
+def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float]) -> None:
+    row = {"step": trainer.step_number, "seconds": round(clock.elapsed(), 1), "loss": round(float(np.mean(losses)), 5)}
+    with (config.paths.runs / "decoder.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 @torch.no_grad()

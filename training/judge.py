@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from training import autoencoder, data
 from training.text import Heads, cross_entropy, labels
@@ -52,7 +53,7 @@ def path(config: Any) -> Path:
 
 def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
     """(n, 256, 256, 3) uint8 -> box-filtered (n, 3, size, size) in [-1, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return nn.functional.avg_pool2d(pixels, pixels.shape[-1] // size)
 
 
@@ -106,11 +107,14 @@ def train(config: Any) -> dict[str, float]:
     optimizer = torch.optim.AdamW(judge.parameters(), j.lr, weight_decay=0.02)
     rows, total = len(originals) - j.holdout, j.epochs * (len(originals) - j.holdout) // j.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, j.lr, total_steps=total)
-    for _ in range(total):
+    for _ in tqdm(range(total), desc="judge", mininterval=10):
         index = torch.randint(rows, (j.batch,), generator=generator)
         kind = torch.randint(2, (j.batch,), generator=generator)
-        logits = judge(augment(pixels[kind, index].float(), generator))
-        loss = cross_entropy(logits, {k: v[index] for k, v in target.items()}, tuple(target))
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = judge(augment(pixels[kind, index].float(), generator))
+        loss = cross_entropy(
+            {k: v.float() for k, v in logits.items()}, {k: v[index] for k, v in target.items()}, tuple(target)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

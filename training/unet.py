@@ -3,8 +3,7 @@
 import json
 import os
 import time
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +15,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from training import memory
+from training.clock import Clock
 from training.features import Features
 
 STEPS = 1000
@@ -45,29 +46,6 @@ def build(config: Any) -> UNet2DConditionModel:
         down_block_types=tuple(down), up_block_types=tuple(d.replace("Down", "Up") for d in reversed(down)),
         cross_attention_dim=config.text.width, attention_head_dim=u.heads, norm_num_groups=u.groups,
     )  # fmt: skip
-
-
-@dataclass
-class Clock:
-    """Progress of a run in [0, 1] by wall clock, summed over resumed parts."""
-
-    total: float  # seconds
-    before: float = 0.0  # seconds spent in earlier parts
-    start: float = 0.0
-
-    @classmethod
-    def until(cls, deadline: str, before: float) -> "Clock":
-        """A clock that ends at HH:MM, today or tomorrow."""
-        now = datetime.now()
-        end = datetime.combine(now.date(), datetime.strptime(deadline, "%H:%M").time())
-        end += timedelta(days=end < now)
-        return cls(before + (end - now).total_seconds(), before, time.monotonic())
-
-    def elapsed(self) -> float:
-        return self.before + time.monotonic() - self.start
-
-    def progress(self) -> float:
-        return min(self.elapsed() / self.total, 1.0)
 
 
 class Trainer:
@@ -162,6 +140,7 @@ def load_ema(config: Any) -> UNet2DConditionModel:
 def _work(rank: int, config: Any, deadline: str | None, port: int) -> None:
     """One process of the run: train until the clock ends, logging and saving on rank 0."""
     torch.set_num_threads(1)
+    memory.keep_freed()
     world = config.unet.processes
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.manual_seed(config.unet.seed)
@@ -170,9 +149,7 @@ def _work(rank: int, config: Any, deadline: str | None, port: int) -> None:
         state = torch.load(checkpoint_path(config), map_location="cpu")
         trainer.restore(state)
         before = state["seconds"]
-    clock = Clock(config.unet.minutes * 60.0, before, time.monotonic())
-    clock = Clock.until(deadline, before) if deadline else clock
-    _loop(config, trainer, clock)
+    _loop(config, trainer, Clock.start_at(before, config.unet.minutes, deadline))
     dist.destroy_process_group()
 
 
@@ -213,7 +190,5 @@ def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float], pictu
 def train(config: Any, deadline: str | None = None) -> None:
     """Train with all processes until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # keep freed tensors: no page faults per step
-        os.environ.setdefault(name, "4000000000")
     port = 29500 + os.getpid() % 500
     spawn(_work, (config, deadline, port), nprocs=config.unet.processes)

@@ -61,10 +61,10 @@ def dpmpp_2m_sde(
 def dpmpp_3m_sde(
     denoise: Denoiser, x: Array, sigmas: Array, noise: Noise, *, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Array:
-    """SDE-DPM-Solver++(3M): third order from two previous x0, as k-diffusion defines it.
+    """SDE-DPM-Solver++(3M): two previous x0, as k-diffusion defines it.
 
-    diffusers' third-order term has the other sign (its 1/2 is subtracted, which leaves -1 at h = 0); k-diffusion's
-    vanishes with h as it must.
+    As published its curvature term is half of Taylor's, so it converges at order 2, with a smaller error than 2M.
+    diffusers' term has -1/2 where this has +1/2 and does not vanish with h.
     """
     history: list[tuple[Array, float]] = []  # (x0, log-step h) of the steps before, newest first
     for sigma, sigma_next in steps(sigmas):

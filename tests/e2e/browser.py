@@ -9,7 +9,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = ["--disable-gpu", "--disable-dev-shm-usage", "--no-sandbox"]
@@ -48,8 +48,12 @@ class Visit:
         self.complaints: list[str] = []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        page.on("requestfailed", self._failed)
         page.set_default_timeout(60_000)
+
+    def _failed(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what the page itself gave up, or had read to its end
+            self.complaints.append(request.url)
 
     def open(self, fragment: str = "") -> None:
         """Load the page, from scratch, and wait until the curves are drawn."""

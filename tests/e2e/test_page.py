@@ -37,7 +37,7 @@ def test_waits_for_a_service_that_starts(visit: Open, address: str):
     )
     one.page.goto("about:blank")
     one.page.goto(address)
-    one.page.wait_for_function("document.getElementById('problem').textContent === 'starting'")
+    one.page.wait_for_function("() => document.getElementById('problem').textContent === 'starting'")
     one.page.unroute_all()
     one.page.wait_for_selector("#generate:enabled")
     assert one.page.text_content("#problem") == ""
@@ -116,7 +116,7 @@ def test_keyboard_alone(visit: Open):
     one.finished()
     assert one.page.locator("#film button").count() == 1
     press("Control+Enter")
-    one.page.wait_for_function("document.querySelectorAll('#film button').length === 2")
+    one.page.wait_for_function("() => document.querySelectorAll('#film button').length === 2")
     assert one.recipe()["preset"] == "ays"
     while one.page.evaluate("!document.activeElement.closest('#film')"):
         press("Tab")

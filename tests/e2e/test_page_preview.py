@@ -13,7 +13,7 @@ from tests.e2e.conftest import Open, Patient
 pytestmark = pytest.mark.browser
 
 ROUTE = "v1/images/generations"
-LOADED = "document.querySelector('.previewed img')?.naturalWidth === 256"
+LOADED = "() => document.querySelector('.previewed img')?.naturalWidth === 256"
 
 
 def test_previews_come_before_the_picture(visit: Open, engine: Patient, address: str):

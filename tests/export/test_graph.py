@@ -2,11 +2,14 @@
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from export import families
+from export.checkpoint import Checkpoint
 from export.graph import trace
 from export.text_encoders import Clip
 from export.weights import load_state_dict
@@ -59,6 +62,14 @@ def test_every_row_has_its_own_clock_at_any_size(exported, original, batch, heig
             inputs = [torch.from_numpy(value[row : row + 1]) for value in feeds.values()]
             alone = unet(*inputs).sample.numpy()
         np.testing.assert_allclose(together[row : row + 1], alone, atol=2e-5)
+
+
+def test_exporting_again_gives_the_same_graph(exported) -> None:
+    model = families.load(Checkpoint(exported.checkpoint))
+    again = ir.to_proto(trace(model.text_encoder, torch.float16)).graph
+    assert again.SerializeToString(deterministic=True) == onnx.load(
+        exported.onnx("text_encoder")
+    ).graph.SerializeToString(deterministic=True)
 
 
 def test_a_parameter_that_fp16_cannot_hold_is_named() -> None:

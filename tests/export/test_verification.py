@@ -57,6 +57,15 @@ def test_a_changed_weight_is_found(exported, copy, role, parameter, factor) -> N
     assert "drift" in result.output.splitlines()[-1]
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"not ONNX")])
+def test_a_file_that_is_no_network_is_named(exported, copy, damage) -> None:
+    file = copy / "tiny_unet" / "1" / "model.onnx"
+    damage(file)
+    result = verify(exported.checkpoint, copy, "--name", "tiny")
+    assert result.exit_code == 1
+    assert f"{file} cannot be loaded" in result.output
+
+
 def test_an_unknown_model_is_named(exported) -> None:
     result = verify(exported.checkpoint, exported.repository)
     assert result.exit_code == 1

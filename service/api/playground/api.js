@@ -20,22 +20,25 @@ export const explain = (body, signal) => json("v1/explain", { body, signal });
 export async function generate(body, signal, progress) {
   const asked = { partial_images: PREVIEWS, ...body, stream: true };
   const response = await send("v1/images/generations", { body: asked, signal, headers: { "x-request-id": requestId() } });
-  for await (const { event, data, comment } of events(response.body)) {
-    if (comment) progress({ ahead: parseInt(comment) });
-    if (event === "error") throw new ApiError(data.error.message, data.error.param);
-    if (event === "image_generation.partial_image") progress({ ...data, url: pictureUrl(data) });
-    if (event === "image_generation.completed") return { recipe: data.recipe, timings: data.timings, url: pictureUrl(data) };
+  let last;
+  for await (last of events(response.body)) {
+    if (last.comment) progress({ ahead: parseInt(last.comment) });
+    if (last.event === "image_generation.partial_image") progress({ ...last.data, url: pictureUrl(last.data) });
   }
-  throw new ApiError(BROKEN);
+  const { error, recipe, timings } = last?.data ?? {};
+  if (error) throw new ApiError(error.message, error.param);
+  if (last?.event !== "image_generation.completed") throw new ApiError(BROKEN);
+  return { recipe, timings, url: pictureUrl(last.data) };
 }
 
 // The server-sent events of a body; the browser's own EventSource cannot POST.
 async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.getReader();
+  const decoder = new TextDecoder();
   const read = () => reader.read().catch(unlessAborted(BROKEN));
   let pending = "";
   for (let part = await read(); !part.done; part = await read()) {
-    const blocks = (pending + part.value).split("\n\n");
+    const blocks = (pending + decoder.decode(part.value, { stream: true })).split("\n\n");
     pending = blocks.pop();
     yield* blocks.map(event);
   }
