@@ -2,11 +2,13 @@
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from export.lora import Lora
 from service.errors import InvalidRequest
 
 INDEX = "model_index.json"
@@ -15,10 +17,11 @@ INDEX = "model_index.json"
 class Checkpoint:
     """A diffusers directory; components are loaded one by one, from this disk only."""
 
-    def __init__(self, directory: Path, weights: torch.dtype = torch.float16) -> None:
-        """Parameters are rounded to ``weights``."""
+    def __init__(self, directory: Path, weights: torch.dtype = torch.float16, loras: Sequence[Lora] = ()) -> None:
+        """Adapters are merged into the parameters, which are then rounded to ``weights``."""
         self.directory = directory
         self.weights = weights
+        self.loras = loras
         if not (directory / INDEX).is_file():
             raise InvalidRequest(f"{directory} is not a diffusers model: it has no {INDEX}", field=INDEX)
         self.index = _read_json(directory / INDEX)
@@ -34,7 +37,10 @@ class Checkpoint:
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise InvalidRequest(f"{component} lacks {len(missing)} parameters, first {missing[0]}", field=component)
-        for tensor in module.float().requires_grad_(False).state_dict().values():
+        module.float().requires_grad_(False)
+        for lora in self.loras:
+            lora.merge(component, module)
+        for tensor in module.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.to(self.weights))
         return module.eval()

@@ -43,6 +43,8 @@ def load(checkpoint: Checkpoint) -> Model:
     decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL"))
     family, parts = PIPELINES[checkpoint.pipeline]
     text_encoder, denoiser, tokenizers = parts(checkpoint, decoder)
+    for lora in checkpoint.loras:
+        lora.require_merged()
     return Model(family, text_encoder, decoder, denoiser, tokenizers, checkpoint.scheduler())
 
 

@@ -1,7 +1,7 @@
 """What is exported of a model: networks with named tensors in and out, around torch modules of a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -9,6 +9,11 @@ import torch
 from service.engines.contract import Tensor
 
 Tensors = tuple[torch.Tensor, ...]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int64": torch.int64}
+CLOCK = "timestep"
+STORED: Mapping[Precision, torch.dtype] = {"fp32": torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,17 @@ class Port:
         """The port in the words of the contract."""
         return Tensor(name=self.name, dtype=self.dtype, shape=tuple(-1 if isinstance(a, str) else a for a in self.axes))
 
+    def cast(self, precision: Precision) -> "Port":
+        """The port in another precision; token ids and clock stay what they are."""
+        return self if self.dtype == "int64" or self.name == CLOCK else replace(self, dtype=precision)
+
     def draw(self, batch: int, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
         """Random values of this port for named axes of these sizes."""
         shape = [batch, *(sizes[axis] if isinstance(axis, str) else axis for axis in self.axes)]
         if self.below is None:
-            return torch.randn(shape, generator=generator)
+            return torch.randn(shape, generator=generator).to(DTYPES[self.dtype])
         values = torch.rand(shape, generator=generator) * self.below
-        if self.whole:
-            values = values.floor()
-        return values.long() if self.dtype == "int64" else values
+        return (values.floor() if self.whole else values).to(DTYPES[self.dtype])
 
 
 class Network(torch.nn.Module):
@@ -55,6 +62,17 @@ class Network(torch.nn.Module):
         self.inputs = inputs
         self.outputs = outputs
 
+    def compute_in(self, precision: Precision) -> None:
+        """Change the arithmetic and the ports from fp32; the clock, and layers that overflow, stay."""
+        self.module.to(DTYPES[precision])
+        for component in self.components.values():
+            for name in getattr(component, "_keep_in_fp32_modules", None) or ():
+                for path, layer in component.named_modules():
+                    if path.rpartition(".")[-1] == name:
+                        layer.float()
+        self.inputs = tuple(port.cast(precision) for port in self.inputs)
+        self.outputs = tuple(port.cast(precision) for port in self.outputs)
+
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensors:
         """Random inputs; ``height`` and ``width`` are counted in ``multiple``."""
         sizes = {"height": height * self.multiple, "width": width * self.multiple}
@@ -67,7 +85,7 @@ class Denoiser(Network):
 
     def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...]) -> None:
         latent = (module.config.in_channels, "height", "width")
-        clock = Port("timestep", (), below=1000.0)
+        clock = Port(CLOCK, (), below=1000.0)
         super().__init__({role: module}, (Port("sample", latent), clock, *conditioning), (Port("out_sample", latent),))
         self.role = role
         self.sample_size = int(module.config.sample_size)
@@ -83,6 +101,11 @@ class VaeDecoder(Network):
         pixels = Port("sample", (module.config.out_channels, "image_height", "image_width"))
         super().__init__({"vae": module}, (latent,), (pixels,))
         self.factor = 2 ** (len(module.config.block_out_channels) - 1)
+
+    def compute_in(self, precision: Precision) -> None:
+        """Decoders that overflow in halves say so."""
+        if not self.module.config.force_upcast:
+            super().compute_in(precision)
 
     def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
         return self.module.decode(latent_sample, return_dict=False)[0]

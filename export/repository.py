@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
 
 from export.describe import describe
 from export.families import Model
 from export.graph import trace
-from export.networks import Network
+from export.networks import STORED, Network, Precision
 from export.triton_config import config_pbtxt
 from export.weights import remember
 from service.engines import contract
 from service.engines.contract import DESCRIPTION, ModelDescription
 
 ONNX = "model.onnx"
+LARGE = 1_800_000_000  # protobuf ends at 2 GB; weights beyond this lie beside the graph
 BACKEND = Path(__file__).with_name("triton_model.py")
 
 
@@ -31,7 +31,7 @@ def write(
     name: str,
     default_preset: str,
     sizes: Sequence[tuple[int, int]] = (),
-    weights: torch.dtype = torch.float16,
+    precision: Precision = "fp32",
     progress: Callable[[str], None] = lambda _: None,
 ) -> ModelDescription:
     """Export every network of the model and describe it; entries of the same names are replaced."""
@@ -40,7 +40,8 @@ def write(
         networks = {}
         for network in model.networks:
             progress(network.role)
-            graph = trace(network, weights)
+            network.compute_in(precision)
+            graph = trace(network, STORED[precision])
             scheduler = {"scheduler": model.scheduler} if network is model.denoiser else {}
             graph.metadata_props.update(remember(network.components | scheduler))
             networks[network.role] = _write_onnx(network, graph, staging / f"{name}_{network.role}")
@@ -57,11 +58,12 @@ def write(
 def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:
     file = folder / "1" / ONNX
     file.parent.mkdir(parents=True)
-    ir.save(graph, file)
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value)
+    ir.save(graph, file, external_data=f"{ONNX}.data" if size > LARGE else None)
     return contract.Network(
         entry=folder.name,
         file=ONNX,
-        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        sha256=_sha256(file),
         inputs=tuple(port.tensor for port in network.inputs),
         outputs=tuple(port.tensor for port in network.outputs),
     )

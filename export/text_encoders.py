@@ -67,7 +67,8 @@ class T5(TextEncoder):
 
     def forward(self, input_ids: torch.Tensor) -> Tensors:
         mask = input_ids != T5_PAD
-        return self.module(input_ids, attention_mask=mask.long())[0], mask.float()
+        states = self.module(input_ids, attention_mask=mask.long())[0]
+        return states, mask.to(states.dtype)
 
 
 class ClipPairAndT5(TextEncoder):
