@@ -9,6 +9,9 @@ import transformers
 
 from export import families, repository, verification
 from export.checkpoint import Checkpoint
+from export.lora import Lora
+from export.networks import STORED, Precision
+from export.weights import find
 from service.errors import DarkroomError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -39,13 +42,29 @@ class _Size(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+class _Lora(click.ParamType):
+    name = "FILE[=SCALE]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Lora:
+        file, _, scale = str(value).partition("=")
+        try:
+            return Lora(Path(file), float(scale or 1))
+        except ValueError:
+            self.fail(f"{scale} is not a number", param, ctx)
 
 
 def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     if value is not None and not NAME.fullmatch(value):
         raise click.BadParameter(f"{value} is not made of a-z, 0-9, dot, dash and underscore")
     return value
+
+
+DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+directory = click.argument("directory", type=DIRECTORY)
+model_name = click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
+loras = click.option(
+    "--lora", "loras", multiple=True, type=_Lora(), help="adapter to merge, with its strength; repeatable"
+)
 
 
 @click.group(cls=_Commands)
@@ -58,22 +77,32 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("directory", type=DIRECTORY)
+@directory
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Triton model repository")
-@click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
+@model_name
 @click.option("--default-preset", default="balanced", show_default=True, help="preset of a request that names none")
 @click.option("--size", "sizes", multiple=True, type=_Size(), help="repeatable; the first is the default")
+@click.option(
+    "--precision", type=click.Choice(list(STORED)), default="fp32", show_default=True, help="of the arithmetic"
+)
+@loras
 def write(
-    directory: Path, out: Path, name: str | None, default_preset: str, sizes: tuple[tuple[int, int], ...]
+    directory: Path,
+    out: Path,
+    name: str | None,
+    default_preset: str,
+    sizes: tuple[tuple[int, int], ...],
+    precision: Precision,
+    loras: tuple[Lora, ...],
 ) -> None:
     """Write the model in DIRECTORY (diffusers format) into a Triton model repository."""
-    model = families.load(Checkpoint(directory))
     description = repository.write(
-        model,
+        families.load(Checkpoint(directory, STORED[precision], loras)),
         out,
         name=name or directory.resolve().name,
         default_preset=default_preset,
         sizes=sizes,
+        precision=precision,
         progress=lambda step: click.echo(f"  {step}", err=True),
     )
     for network in description.networks.values():
@@ -83,14 +112,16 @@ def write(
 
 
 @main.command()
-@click.argument("directory", type=DIRECTORY)
+@directory
 @click.argument("exported", metavar="REPO", type=DIRECTORY)
-@click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
-def verify(directory: Path, exported: Path, name: str | None) -> None:
+@model_name
+@loras
+def verify(directory: Path, exported: Path, name: str | None, loras: tuple[Lora, ...]) -> None:
     """Compare DIRECTORY and REPO on the same inputs; exit 1 if they differ by more than rounding."""
-    model = families.load(Checkpoint(directory))
+    description, _ = find(exported, name or directory.resolve().name)
+    model = families.load(Checkpoint(directory, STORED[verification.precision_of(description)], loras))
     failed = False
-    for finding in verification.compare(model, exported, name or directory.resolve().name):
+    for finding in verification.compare(model, exported, description):
         click.echo(f"{'ok   ' if finding.ok else 'DRIFT'} {finding.text}")
         failed = failed or not finding.ok
     if failed:

@@ -54,7 +54,9 @@ class Lora:
         elif match := FACTOR.fullmatch(key):
             self.layers[match["path"]][NAMES.get(match["new"], match["old"])] = tensor
         else:
-            raise InvalidRequest(f"{self.file}: {key} is not a LoRA factor as diffusers and PEFT name them", field="lora")
+            raise InvalidRequest(
+                f"{self.file}: {key} is not a LoRA factor as diffusers and PEFT name them", field="lora"
+            )
 
     def _alpha(self, component: str, name: str) -> float | None:
         pattern = self.config.get(f"{component}.alpha_pattern") or {}
