@@ -62,9 +62,7 @@ def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 directory = click.argument("directory", type=DIRECTORY)
 model_name = click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
-loras = click.option(
-    "--lora", "loras", multiple=True, type=_Lora(), help="adapter to merge, with its strength; repeatable"
-)
+loras = click.option("--lora", "loras", multiple=True, type=_Lora(), help="adapter to merge; repeatable")
 
 
 @click.group(cls=_Commands)

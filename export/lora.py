@@ -41,7 +41,10 @@ class Lora:
             layer = modules.get(name) or modules.get(name.removeprefix("text_model."))
             if layer is None or not isinstance(layer.weight, torch.Tensor) or not {"up", "down"} <= set(factors):
                 raise InvalidRequest(f"{self.file}: {path} is no layer with both factors of an adapter", field="lora")
-            self._merge(layer.weight, factors, self._alpha(component, name))
+            try:
+                self._merge(layer.weight, factors, self._alpha(component, name))
+            except RuntimeError as error:
+                raise InvalidRequest(f"{self.file}: {path} does not fit: {error}", field="lora") from error
 
     def require_merged(self) -> None:
         """Nothing of the file may be left over."""
@@ -54,9 +57,7 @@ class Lora:
         elif match := FACTOR.fullmatch(key):
             self.layers[match["path"]][NAMES.get(match["new"], match["old"])] = tensor
         else:
-            raise InvalidRequest(
-                f"{self.file}: {key} is not a LoRA factor as diffusers and PEFT name them", field="lora"
-            )
+            raise InvalidRequest(f"{self.file}: {key} is no LoRA factor of diffusers or PEFT", field="lora")
 
     def _alpha(self, component: str, name: str) -> float | None:
         pattern = self.config.get(f"{component}.alpha_pattern") or {}

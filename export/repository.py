@@ -44,7 +44,7 @@ def write(
             graph = trace(network, STORED[precision])
             scheduler = {"scheduler": model.scheduler} if network is model.denoiser else {}
             graph.metadata_props.update(remember(network.components | scheduler))
-            networks[network.role] = _write_onnx(network, graph, staging / f"{name}_{network.role}")
+            networks[network.role] = write_onnx(network, graph, staging / f"{name}_{network.role}")
         description = description.model_copy(update={"networks": networks})
         for entry in networks.values():
             (staging / entry.entry / "config.pbtxt").write_text(config_pbtxt(entry, description.digest))
@@ -55,7 +55,8 @@ def write(
     return description
 
 
-def _write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:
+def write_onnx(network: Network, graph: ir.Model, folder: Path) -> contract.Network:
+    """Write the graph of a network into its entry."""
     file = folder / "1" / ONNX
     file.parent.mkdir(parents=True)
     weights = [value.const_value for value in graph.graph.initializers.values() if value.const_value]

@@ -39,7 +39,7 @@ def compare(model: Model, repository: Path, description: ModelDescription) -> It
     """Drift of every output over several batches and sizes with a timestep per row; then PSNR of a picture."""
     precision = precision_of(description)
     compiled = {
-        role: _compile(repository / entry.entry / "1" / entry.file, precision)
+        role: compile_network(repository / entry.entry / "1" / entry.file, precision)
         for role, entry in description.networks.items()
     }
 
@@ -51,11 +51,11 @@ def compare(model: Model, repository: Path, description: ModelDescription) -> It
     for network in model.networks:
         for seed, case in enumerate(CASES):
             yield from _drift(network, network.example(*case, seed=seed), exported, TOLERANCE[precision])
-    pictures = [_picture(model, description.latent, run) for run in (_original, exported)]
-    yield _psnr(*pictures, PICTURE_DB[precision])
+    expected, found = (_picture(model, description.latent, run) for run in (_original, exported))
+    yield _psnr(expected, found, PICTURE_DB[precision])
 
 
-def _compile(file: Path, precision: Precision) -> Any:
+def compile_network(file: Path, precision: Precision) -> Any:
     """The network on OpenVINO's CPU plugin with fp32 in and out, whatever it computes in."""
     try:
         core = openvino.Core()

@@ -1,11 +1,14 @@
 """One tiny model, exported once per test session."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from service.engines.contract import ModelDescription
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch, the oracle, beside the engine's own threads
 
 
 @dataclass(frozen=True)

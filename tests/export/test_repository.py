@@ -4,12 +4,18 @@ import hashlib
 import math
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from google.protobuf import text_format
 from tokenizers import Tokenizer
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
+from export import families, repository
+from export.checkpoint import Checkpoint
+from export.weights import load_state_dict
 from service.engines.contract import DESCRIPTION, load_descriptions
 from tests.conftest import Exported
 
@@ -55,6 +61,29 @@ def test_description_says_what_the_checkpoint_is(exported) -> None:
     np.testing.assert_array_equal(description.noise_schedule.alphas_cumprod, scheduler.alphas_cumprod.double())
     assert (description.latent.channels, description.latent.factor, description.latent.scale) == (4, 2, 0.5)
     assert description.sizes == ((16, 16), (32, 16))
+
+
+def test_weights_beyond_protobuf_lie_beside_the_graph(exported, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(repository, "LARGE", 0)
+    network = families.load(Checkpoint(exported.checkpoint)).vae_decoder
+    inside, digests = exported.onnx("vae_decoder"), set()
+    for entry in ("first", "second"):
+        graph = ir.load(inside)
+        bias = graph.graph.initializers["decoder.conv_out.bias"]
+        if entry == "second":
+            bias.const_value = ir.tensor(bias.const_value.numpy() + 1, name=bias.name)
+        digests.add(repository.write_onnx(network, graph, tmp_path / entry).sha256)
+        assert (tmp_path / entry / "1" / "model.onnx.data").stat().st_size > 1000
+    assert len(digests) == 2, "the digest of the graph covers the weights beside it"
+    stored, expected = load_state_dict(tmp_path / "first" / "1" / "model.onnx"), load_state_dict(inside)
+    assert all(torch.equal(stored.pop(name), tensor) for name, tensor in expected.items())
+    assert not stored
+    latent = np.ones((1, 4, 4, 6), np.float32)
+    pictures = [
+        onnxruntime.InferenceSession(file).run(None, {"latent_sample": latent})[0]
+        for file in (inside, tmp_path / "first" / "1" / "model.onnx")
+    ]
+    np.testing.assert_array_equal(*pictures)
 
 
 @pytest.mark.parametrize("prompt", ["", "a red cube", "Ünïcode 🙂 <|endoftext|> 42"])
