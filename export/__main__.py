@@ -14,8 +14,6 @@ from export.networks import STORED, Precision
 from export.weights import find
 from service.errors import DarkroomError
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-
 
 class _Commands(click.Group):
     """Without the name of a command, ``write`` is meant; expected errors are sentences, not tracebacks."""
@@ -48,20 +46,15 @@ class _Lora(click.ParamType):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Lora:
         file, _, scale = str(value).partition("=")
         try:
-            return Lora(Path(file), float(scale or 1))
+            strength = float(scale or 1)
         except ValueError:
             self.fail(f"{scale} is not a number", param, ctx)
-
-
-def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not NAME.fullmatch(value):
-        raise click.BadParameter(f"{value} is not made of a-z, 0-9, dot, dash and underscore")
-    return value
+        return Lora(Path(file), strength)
 
 
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 directory = click.argument("directory", type=DIRECTORY)
-model_name = click.option("--name", callback=_name, help="name of the model  [default: the directory's]")
+model_name = click.option("--name", help="name of the model  [default: the directory's]")
 loras = click.option("--lora", "loras", multiple=True, type=_Lora(), help="adapter to merge; repeatable")
 
 

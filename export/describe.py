@@ -1,5 +1,6 @@
 """The self-description of a model, computed from its checkpoint: nothing in it is typed by hand."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from export.networks import Denoiser, VaeDecoder
 from service.engines.contract import Latent, ModelDescription, NoiseSchedule, Tokenizer
 from service.errors import InvalidRequest
 
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 PREDICTIONS: Mapping[str, Any] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
@@ -19,6 +21,8 @@ def describe(
     model: Model, *, name: str, default_preset: str, sizes: Sequence[tuple[int, int]]
 ) -> tuple[ModelDescription, dict[str, str]]:
     """The description, its networks still to come, and the tokenizer files that go beside it."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(f"the name {name} is not made of a-z, 0-9, dot, dash and underscore", field="name")
     layout = _latent(model.vae_decoder)
     side = model.denoiser.sample_size * layout.factor
     tokenizers = [_tokenizer(loaded, index) for index, loaded in enumerate(model.tokenizers)]

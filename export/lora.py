@@ -28,21 +28,24 @@ class Lora:
                 header = content.metadata() or {}
                 for key in content.keys():  # noqa: SIM118 (no mapping)
                     self._add(key, content.get_tensor(key).float())
-        except (OSError, SafetensorError) as error:
+            self.config: dict[str, Any] = json.loads(header.get(ADAPTER, "{}"))
+        except (OSError, SafetensorError, ValueError) as error:
             raise InvalidRequest(f"{file}: {error}", field="lora") from error
-        self.config: dict[str, Any] = json.loads(header.get(ADAPTER, "{}"))
 
     def merge(self, component: str, module: torch.nn.Module) -> None:
         """Add to the layers of a component what this file has for them."""
+        if self.config.get(f"{component}.use_rslora"):
+            raise InvalidRequest(f"{self.file}: rank-stabilised adapters are not supported", field="lora")
         modules = dict(module.named_modules())
         for path in [path for path in self.layers if path.startswith(f"{component}.")]:
             factors = self.layers.pop(path)
             name = path.removeprefix(f"{component}.")
             layer = modules.get(name) or modules.get(name.removeprefix("text_model."))
-            if layer is None or not isinstance(layer.weight, torch.Tensor) or not {"up", "down"} <= set(factors):
+            weight = getattr(layer, "weight", None)
+            if not isinstance(weight, torch.Tensor) or not {"up", "down"} <= set(factors):
                 raise InvalidRequest(f"{self.file}: {path} is no layer with both factors of an adapter", field="lora")
             try:
-                self._merge(layer.weight, factors, self._alpha(component, name))
+                self._merge(weight, factors, self._alpha(component, name))
             except RuntimeError as error:
                 raise InvalidRequest(f"{self.file}: {path} does not fit: {error}", field="lora") from error
 

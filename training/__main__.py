@@ -78,6 +78,16 @@ def publish(config: Any) -> None:
     click.echo(stage.publish(config))
 
 
+@main.command(name="export")
+@click.pass_context
+def into_repository(context: click.Context) -> None:
+    """Write the published model into the model repository that the service reads."""
+    from export.__main__ import write
+
+    paths, size = context.obj.paths, context.obj.world.size
+    context.invoke(write, directory=paths.model, out=paths.repository, sizes=[(size, size)], name=paths.model.name)
+
+
 @main.command()
 @click.pass_obj
 def judge(config: Any) -> None:
@@ -125,7 +135,9 @@ def curve(config: Any) -> None:
 @click.pass_context
 def everything(context: click.Context) -> None:
     """Run every stage in order, from nothing to build/postcard and its evaluation (about four hours on two cores)."""
-    for stage in (render, text, autoencoder, features, unet, judge, publish, evaluate, sheet, curve):
+    for stage in (
+        render, text, autoencoder, features, unet, judge, publish, into_repository, evaluate, sheet, curve,
+    ):  # fmt: skip
         click.echo(f"== {stage.name}")
         context.invoke(stage)
 

@@ -1,61 +1,15 @@
 """Does the model draw what the prompt says? Accuracies of the judge on pictures of held-out prompts."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import beta
 
-from training import autoencoder, judge, text, unet
-from training.decoder import load_ema
+from training import judge, text
+from training.served import Served
 from training.world import VOCABULARY, captions, draw
-
-
-class Sampler:
-    """DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2022) on trailing timesteps."""
-
-    def __init__(self, config: Any) -> None:
-        self.config, self.e = config, config.evaluation
-        self.tokenizer, self.encoder = text.load(config.paths.runs)
-        self.net, self.vae = unet.load_ema(config), load_ema(config)
-        self.factor = autoencoder.pca(config).scaling_factor
-        self.alphas = unet.scheduler().alphas_cumprod.double()
-
-    def timesteps(self) -> list[int]:
-        """Trailing spacing: the first step stands at the end of the schedule."""
-        return [round(t) - 1 for t in np.linspace(unet.STEPS, 0, self.e.steps, endpoint=False)]
-
-    @torch.no_grad()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Pictures (n, size, size, 3); picture i depends on prompts[i] and seeds[i] alone."""
-        context = text.encode(self.tokenizer, self.encoder, [*prompts, *[""] * len(prompts)])
-        shape = (self.config.autoencoder.channels,) + 2 * (self.config.world.size // self.config.autoencoder.patch,)
-        x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-        for t, after in zip(self.timesteps(), [*self.timesteps()[1:], None], strict=True):
-            x = self._step(x, t, after, context)
-        pixels = self.vae.decode(x / self.factor).sample.permute(0, 2, 3, 1)
-        return np.asarray((pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).numpy())
-
-    def _step(self, x: torch.Tensor, t: int, after: int | None, context: torch.Tensor) -> torch.Tensor:
-        """One DDIM step from t to `after` (None: to the picture itself)."""
-        with torch.autocast("cpu", torch.bfloat16):
-            v = self.net(torch.cat([x, x]), t, context).sample.float()
-        conditional, unconditional = v.chunk(2)
-        v = unconditional + self.e.guidance * (conditional - unconditional)
-        a = self.alphas[t]
-        x0, eps = a.sqrt() * x - (1 - a).sqrt() * v, (1 - a).sqrt() * x + a.sqrt() * v
-        a = torch.ones(()).double() if after is None else self.alphas[after]
-        return (a.sqrt() * x0 + (1 - a).sqrt() * eps).float()
-
-    def sample_all(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Pictures of any number of prompts, in batches."""
-        size = self.e.batch
-        parts = [self.sample(prompts[i : i + size], seeds[i : i + size]) for i in range(0, len(prompts), size)]
-        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -100,7 +54,7 @@ def evaluate(config: Any, count: int | None = None) -> dict[str, Any]:
     scenes, texts = prompts(config, count or config.evaluation.prompts)
     seeds = [scene.seed for scene in scenes]
     referee, target = judge.load(config), text.labels(scenes)
-    made = judge.predict(referee, judge.shrink(Sampler(config).sample_all(texts, seeds), config.judge.size))
+    made = judge.predict(referee, judge.shrink(Served(config).draw(texts, seeds), config.judge.size))
     real = judge.predict(referee, judge.shrink(render_seeds(seeds, config.world.size), config.judge.size))
     shuffle = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(0))
     shuffled = rates({k: v[shuffle] for k, v in made.items()}, target)

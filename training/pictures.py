@@ -38,10 +38,10 @@ def tile(pictures: NDArray[np.uint8], columns: int) -> Image.Image:
 
 
 def sheet(config: Any, prompts: list[str], target: Path, columns: int = 4) -> Path:
-    """Contact sheet of uncurated pictures: prompt i with seed i."""
-    from training.evaluate import Sampler
+    """Contact sheet of uncurated pictures as the service draws them: prompt i with seed i."""
+    from training.served import Served
 
-    tile(Sampler(config).sample_all(prompts, range(len(prompts))), columns).save(target)
+    tile(Served(config).draw(prompts, range(len(prompts))), columns).save(target)
     return target
 
 

@@ -82,6 +82,10 @@ def test_a_broken_checkpoint_is_refused_by_name(checkpoint, tmp_path, damage, me
         (["--size", "16x18"], "size 16x18: sides must be multiples of 4"),
         (["--size", "0x16"], "size 0x16: sides must be multiples of 4"),
         (["--name", "../up"], "../up is not made of"),
+        (["--name", "My Model"], "My Model is not made of"),
+        (["--lora", "missing.safetensors"], "missing.safetensors"),
+        (["--lora", "file=much"], "much is not a number"),
+        (["--precision", "int8"], "int8"),
         (["--colour", "red"], "No such option"),
     ],
 )

@@ -21,6 +21,8 @@ from service.settings import Settings
 from tests.families import TINY
 from tests.models import export_tiny
 
+pytestmark = pytest.mark.slow
+
 PROMPT, NEGATIVE, SEED, STEPS, SCALE = "A Red cube, 2 at dusk ", "fog", 5, 6, 3.0
 FLOW_CLIP = 1 - 1e-4
 
