@@ -1,5 +1,7 @@
 """Prometheus instruments: base units, bounded labels, the registry injected. Never a prompt, never a free text."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -17,55 +19,33 @@ class Metrics:
         self.registry = registry or CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        r = self.registry
-        self.requests = Counter(
-            "darkroom_requests", "Requests by API family, preset and outcome", ["api", "preset", "outcome"], registry=r
-        )
-        self.duration = Histogram(
-            "darkroom_request_duration_seconds", "Whole requests", ["api", "outcome"], buckets=SECONDS, registry=r
-        )
-        self.parts = Histogram(
-            "darkroom_part_duration_seconds",
-            "Parts of one picture: queue, text_encode, denoise, decode, encode",
-            ["part"],
-            buckets=SECONDS,
-            registry=r,
-        )
-        self.step = Histogram(
-            "darkroom_denoise_step_duration_seconds", "One evaluation of the denoiser", buckets=SECONDS, registry=r
-        )
-        self.first_step = Histogram(
-            "darkroom_time_to_first_step_seconds",
-            "Admission to the end of the first evaluation",
-            buckets=SECONDS,
-            registry=r,
-        )
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=SECONDS)
+        rows = partial(Histogram, registry=self.registry, buckets=ROWS)
         call = ["model", "network"]
-        self.rows = Histogram("darkroom_call_rows", "Rows of one network call", call, buckets=ROWS, registry=r)
-        self.callers = Histogram(
-            "darkroom_call_requests", "Pictures whose rows shared one network call", call, buckets=ROWS, registry=r
-        )
-        self.call = Histogram("darkroom_call_duration_seconds", "Network calls", call, buckets=SECONDS, registry=r)
-        self.call_wait = Histogram(
-            "darkroom_call_wait_seconds", "Longest wait of a call's rows in the gate", call, buckets=SECONDS, registry=r
-        )
-        self.drops = Counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"], registry=r)
-        self.in_progress = Gauge("darkroom_pictures_in_progress", "Pictures being made", registry=r)
-        self.waiting = Gauge("darkroom_pictures_waiting", "Pictures admitted and waiting", registry=r)
-        self.refusals = Counter("darkroom_refusals", "Requests refused, by reason", ["reason"], registry=r)
-        self.cancellations = Counter(
-            "darkroom_cancellations", "Pictures cancelled, by the stage they were in", ["stage"], registry=r
-        )
-        self.deadlines = Counter(
-            "darkroom_deadlines", "Requests with a deadline: met, missed, refused", ["outcome"], registry=r
-        )
-        self.text_lookups = Counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"], registry=r)
-        self.model = Gauge(
-            "darkroom_model_info",
-            "Models served: always 1",
-            ["model", "digest", "engine", "precision"],
-            registry=r,
-        )
+        outcome = "Requests by API family, preset and outcome"
+        self.requests = counter("darkroom_requests", outcome, ["api", "preset", "outcome"])
+        self.duration = seconds("darkroom_request_duration_seconds", "Whole requests", ["api", "outcome"])
+        part = "Parts of one picture: queue, text_encode, denoise, decode, encode"
+        self.parts = seconds("darkroom_part_duration_seconds", part, ["part"])
+        self.step = seconds("darkroom_denoise_step_duration_seconds", "One evaluation of the denoiser")
+        first = "Admission to the end of the first evaluation"
+        self.first_step = seconds("darkroom_time_to_first_step_seconds", first)
+        self.rows = rows("darkroom_call_rows", "Rows of one network call", call)
+        self.callers = rows("darkroom_call_requests", "Pictures whose rows shared one network call", call)
+        self.call = seconds("darkroom_call_duration_seconds", "Network calls", call)
+        self.call_wait = seconds("darkroom_call_wait_seconds", "Longest wait of a call's rows in the gate", call)
+        self.drops = counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"])
+        self.in_progress = gauge("darkroom_pictures_in_progress", "Pictures being made")
+        self.waiting = gauge("darkroom_pictures_waiting", "Pictures admitted and waiting")
+        self.refusals = counter("darkroom_refusals", "Requests refused, by reason", ["reason"])
+        stage = "Pictures cancelled, by the stage they were in"
+        self.cancellations = counter("darkroom_cancellations", stage, ["stage"])
+        self.deadlines = counter("darkroom_deadlines", "Requests with a deadline: met, missed, refused", ["outcome"])
+        self.text_lookups = counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"])
+        served = ["model", "digest", "engine", "precision"]
+        self.model = gauge("darkroom_model_info", "Models served: always 1", served)
 
     def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None:
         """One network call, as the dispatch gate reports it."""
