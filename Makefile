@@ -27,7 +27,7 @@ run: install ## start the service on http://127.0.0.1:8000
 	$(BIN)/darkroom serve --engine $(ENGINE)
 
 test: $(VENV)/.dev ## install what the tests need, then pass them; narrow with PYTEST_ARGS="-k ..."
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy, as the tests run them
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
