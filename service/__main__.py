@@ -189,7 +189,7 @@ def welcome(address: str, parts: "Parts") -> str:
     """What someone who has just started the service wants to know."""
     engine = parts.engine
     curl = f"""curl {address}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \\
-       -d '{{"prompt": "a red boat on the sea at dusk"}}' -o picture.png"""
+       -d '{{"prompt": "a red sphere on the beach at dusk"}}' -o picture.png"""
     return f"Darkroom serves {', '.join(engine.models)} ({engine.name}, {engine.precision}): {address}\n  {curl}"
 
 

@@ -58,7 +58,9 @@ class RecipeRequest(Overrides):
 class ImageRequest(RecipeRequest):
     """OpenAI's body of /v1/images/generations. A value that cannot be honoured is refused, never ignored."""
 
-    prompt: str = Field(strict=True, description="what to show; may be empty", examples=["a red boat at dusk"])
+    prompt: str = Field(
+        strict=True, description="what to show; may be empty", examples=["a red sphere on the beach at dusk"]
+    )
     n: int | None = Field(None, ge=1, le=10, strict=True, description="pictures, with the seeds seed ... seed + n - 1")
     response_format: Literal["b64_json"] | None = Field(
         None, description="pictures are not stored, so there is no url to give"

@@ -56,6 +56,13 @@ def server(repository: Path) -> Iterator[TritonServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def calm(repository: Path) -> Iterator[TritonServer]:
+    """A server on which no call is ever abandoned: what it maps is what the test made it map."""
+    with TritonServer(repository) as running:
+        yield running
+
+
 @pytest.fixture
 def engine(repository: Path, server: TritonServer) -> Iterator[TritonEngine]:
     with connected(repository, server.url) as made:
@@ -174,44 +181,43 @@ def test_a_model_that_was_unloaded_is_named(engine: TritonEngine, server: Triton
 
 
 def test_conditioning_is_mapped_once_and_leaves_nothing(
-    repository: Path, server: TritonServer, expected: list[Array]
+    repository: Path, calm: TritonServer, expected: list[Array]
 ) -> None:
-    with connected(repository, server.url) as engine:
+    with connected(repository, calm.url) as engine:
         for index in (0, 1, 3, 4):
             np.testing.assert_array_equal(predict(engine, index), expected[index])
-        (region,) = regions(server)
+        (region,) = regions(calm)
         assert region.byte_size == 2 * 24 * 32 * 4
         assert not list(shelf.SHARED_MEMORY.glob("darkroom.*"))
-    until(lambda: not regions(server))
+    until(lambda: not regions(calm))
 
 
 def test_conditioning_made_for_one_step_is_not_mistaken_for_another(
-    engine: TritonEngine, server: TritonServer, expected: list[Array]
+    repository: Path, calm: TritonServer, expected: list[Array]
 ) -> None:
-    row = engine.encode_text(NAME, engine.tokenize(NAME, "a"), Ticket())
-    (name, array), *_ = row.arrays.items()
     found = []
-    for factor in (2.0, 3.0, 1.0):
-        x, t, _ = work(0, row)
-        transformed = Conditioning({name: factor * array}, digest="")
-        found.append(engine.predict(NAME, "unet", x, t, [transformed] * 2, Ticket()))
-    assert not regions(server)
+    with connected(repository, calm.url) as engine:
+        row = engine.encode_text(NAME, engine.tokenize(NAME, "a"), Ticket())
+        (name, array), *_ = row.arrays.items()
+        for factor in (2.0, 3.0, 1.0):
+            x, t, _ = work(0, row)
+            transformed = Conditioning({name: factor * array}, digest="")
+            found.append(engine.predict(NAME, "unet", x, t, [transformed] * 2, Ticket()))
+        assert not regions(calm)
     np.testing.assert_array_equal(found[2], expected[0])
     assert not np.array_equal(found[0], found[1])
 
 
-def test_mapped_conditioning_is_bounded(
-    repository: Path, server: TritonServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mapped_conditioning_is_bounded(repository: Path, calm: TritonServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelf, "CAPACITY", 20_000)  # three of 6 KB
-    with connected(repository, server.url) as engine:
+    with connected(repository, calm.url) as engine:
         for prompt in "abcdefgh":
             row = engine.encode_text(NAME, engine.tokenize(NAME, prompt), Ticket())
             outputs = [engine.predict(NAME, "unet", *work(0, row), Ticket()) for _ in range(3)]
             np.testing.assert_array_equal(outputs[0], outputs[1])
             np.testing.assert_array_equal(outputs[0], outputs[2])
-        until(lambda: len(regions(server)) == 3)
-    until(lambda: not regions(server))
+        until(lambda: len(regions(calm)) == 3)
+    until(lambda: not regions(calm))
 
 
 def test_a_server_without_shared_memory(repository: Path, expected: list[Array]) -> None:
