@@ -14,7 +14,7 @@ help: ## this list
 
 $(VENV)/.service: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check $(PIP_ARGS) -e .
+	$(BIN)/pip install -q --disable-pip-version-check $(PIP_ARGS) -e ".[embedded]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.service
