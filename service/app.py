@@ -18,10 +18,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.admission import Admission
 from service.api import access, errors, health, openai, schema
 from service.api.deps import Parts
+from service.cost import Costs
 from service.engines.contract import Engine
-from service.engines.factory import open_engine
+from service.engines.factory import around, open_engine
 from service.errors import DarkroomError, Unavailable
 from service.metrics import Metrics
 from service.recipe import load_presets
@@ -35,21 +37,23 @@ log = logging.getLogger("darkroom")
 
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """The service as an ASGI application; it owns its engine, opened from the settings if none is given."""
-    metrics = Metrics()
-    engine = engine or open_engine(settings, metrics)
-    runner = Runner(engine, metrics, concurrency=settings.max_concurrency, queue=settings.max_queue)
-    for model in engine.models.values():
-        metrics.model.labels(model.name, model.digest, engine.name, engine.precision).set(1)
+    metrics, costs = Metrics(), Costs(settings.cache_dir / f"costs-{settings.engine}-{settings.precision}.json")
+    gate = around(engine, settings, (metrics, costs)) if engine else open_engine(settings, (metrics, costs))
+    admission = Admission(costs, metrics, places=gate.places, max_wait=settings.max_wait_seconds)
+    runner = Runner(gate, metrics, admission, concurrency=settings.max_concurrency)
+    for model in gate.models.values():
+        metrics.model.labels(model.name, model.digest, gate.name, gate.precision).set(1)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await warm(runner)
         yield
         await run_in_threadpool(runner.close)
+        costs.save()
 
     # the usual /docs page loads its scripts from other hosts; the schema itself is at /openapi.json
     app = FastAPI(title="Darkroom", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.parts = Parts(settings, engine, runner, metrics, load_presets())
+    app.state.parts = Parts(settings, gate, runner, metrics, load_presets())
     app.include_router(openai.router)
     app.include_router(health.router)
     app.add_middleware(access.Access, metrics=metrics)

@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from service.engines.dispatch import Called
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series and nothing reads them
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 180.0)
@@ -39,6 +41,8 @@ class Metrics:
         self.drops = counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"])
         self.in_progress = gauge("darkroom_pictures_in_progress", "Pictures being made")
         self.waiting = gauge("darkroom_pictures_waiting", "Pictures admitted and waiting")
+        queued = "Seconds of network calls that admitted pictures still need"
+        self.queued = gauge("darkroom_queued_compute_seconds", queued)
         self.refusals = counter("darkroom_refusals", "Requests refused, by reason", ["reason"])
         stage = "Pictures cancelled, by the stage they were in"
         self.cancellations = counter("darkroom_cancellations", stage, ["stage"])
@@ -47,12 +51,13 @@ class Metrics:
         served = ["model", "digest", "engine", "precision"]
         self.model = gauge("darkroom_model_info", "Models served: always 1", served)
 
-    def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None:
+    def called(self, call: Called) -> None:
         """One network call, as the dispatch gate reports it."""
-        self.rows.labels(model, network).observe(rows)
-        self.callers.labels(model, network).observe(requests)
-        self.call_wait.labels(model, network).observe(waited)
-        self.call.labels(model, network).observe(took)
+        labels = call.model.name, call.network
+        self.rows.labels(*labels).observe(call.rows)
+        self.callers.labels(*labels).observe(call.requests)
+        self.call_wait.labels(*labels).observe(call.waited)
+        self.call.labels(*labels).observe(call.took)
 
     def dropped(self, reason: str) -> None:
         """A network call that was cancelled or too late before it was dispatched."""

@@ -1,18 +1,17 @@
-"""Where async ends: admission by count, worker threads, cancellation, drain, readiness."""
+"""Where async ends: worker threads, cancellation, drain, readiness."""
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from statistics import fmean
 from time import monotonic, perf_counter
 
 from service import images
+from service.admission import Admission, Share
 from service.diffusion.types import Array
 from service.engines.contract import Engine, Ticket
-from service.errors import Cancelled, DeadlineExceeded, EngineFailure, InvalidRequest, Overloaded, Unavailable
+from service.errors import Cancelled, DeadlineExceeded, EngineFailure, Unavailable
 from service.metrics import Metrics
 from service.pipeline import generate
 from service.progress import Pixels, Previewer, Progress
@@ -20,7 +19,6 @@ from service.recipe import Recipe
 
 FRESH = 30.0  # seconds for which one successful network call proves the engine
 PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
-GUESS = 5.0  # seconds per picture, until one has been made
 DRAINING = "draining: this server is about to stop"
 
 
@@ -63,17 +61,14 @@ class Job:
 
 
 class Runner:
-    """At most ``concurrency`` pictures at once and ``queue`` waiting; more is refused with the time to come back."""
+    """At most ``concurrency`` pictures at once; others wait as admission allows."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, *, concurrency: int, queue: int) -> None:
-        self._engine, self._metrics = engine, metrics
-        self._concurrency, self._capacity = concurrency, concurrency + queue
+    def __init__(self, engine: Engine, metrics: Metrics, admission: Admission, *, concurrency: int) -> None:
+        self._engine, self._metrics, self._admission = engine, metrics, admission
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sampler")
         self._lock = threading.Lock()
         self._futures: list[Future[Made]] = []  # admitted and not done, in order
         self._tickets: list[Ticket] = []
-        self._fastest: dict[tuple[str, int, int], float] = {}  # seconds of an evaluation by model and size
-        self._recent: deque[float] = deque(maxlen=32)  # seconds of the last pictures
         self._proven = float("-inf")  # when a network call last succeeded
         self._busy_since = 0.0
         self._probe: asyncio.Future[None] | None = None
@@ -87,9 +82,9 @@ class Runner:
 
     def start(self, order: Order, on_preview: Callable[[Preview], None] | None = None) -> Job:
         """Admit or refuse now. ``on_preview`` is called from worker threads."""
-        self._admit(order)
+        shares = self._admit(order)
         show = on_preview or (lambda _: None)
-        futures = [self._submit(order, recipe, show) for recipe in order.recipes]
+        futures = [self._submit(order, *work, show) for work in zip(order.recipes, shares, strict=True)]
         pictures = asyncio.gather(*map(asyncio.wrap_future, futures))
         pictures.add_done_callback(lambda _: self._settle(order, futures))
         return Job(order, pictures, lambda: self._ahead_of(futures[0]))
@@ -156,50 +151,26 @@ class Runner:
             raise Unavailable(error.message, retry_after=FRESH) from error
         self._proven = monotonic()
 
-    def _admit(self, order: Order) -> None:
-        pictures = len(order.recipes)
+    def _admit(self, order: Order) -> list[Share]:
         if self.draining:
-            raise self._refused("draining", Unavailable(DRAINING, retry_after=FRESH))
-        if pictures > self._capacity:
-            raise InvalidRequest(f"at most {self._capacity} pictures fit here at once", field="n")
+            raise self._admission.refused("draining", Unavailable(DRAINING, retry_after=FRESH))
+        model = self._engine.models[order.recipes[0].model]
+        shares = self._admission.admit(order.recipes, model, order.ticket.deadline)
         with self._lock:
-            excess = len(self._futures) + pictures - self._capacity
-            if excess > 0:
-                wait = max(1.0, excess / self._concurrency * self._mean())
-                message = f"{len(self._futures)} pictures are in progress or waiting; try again in {wait:.0f} s"
-                raise self._refused("queue_full", Overloaded(message, retry_after=wait))
-            self._check_deadline(order)
             if not self._futures:
                 self._busy_since = monotonic()
             self._tickets.append(order.ticket)
+        return shares
 
-    def _check_deadline(self, order: Order) -> None:
-        """Refuse what cannot be in time even if every evaluation is as fast as the fastest seen at its size."""
-        if order.ticket.deadline is None:
-            return
-        waiting = max(0, len(self._futures) + len(order.recipes) - self._concurrency)
-        needed = waiting / self._concurrency * self._mean() if waiting else 0.0
-        needed += max((len(r.sigmas) - 1) * self._fastest.get(_size(r), 0.0) for r in order.recipes)
-        if needed > order.ticket.deadline - monotonic():
-            self._metrics.deadlines.labels("refused").inc()
-            message = f"about {needed * 1000:.0f} ms are needed now, more than the deadline leaves"
-            raise self._refused("deadline", DeadlineExceeded(message, field="deadline_ms"))
-
-    def _refused(self, reason: str, error: Exception) -> Exception:
-        self._metrics.refusals.labels(reason).inc()
-        return error
-
-    def _mean(self) -> float:
-        return fmean(self._recent) if self._recent else GUESS
-
-    def _submit(self, order: Order, recipe: Recipe, show: Callable[[Preview], None]) -> "Future[Made]":
+    def _submit(self, order: Order, recipe: Recipe, share: Share, show: Callable[[Preview], None]) -> "Future[Made]":
         with self._lock:
-            future = self._pool.submit(self._picture, order, recipe, show, perf_counter())
+            future = self._pool.submit(self._picture, order, recipe, share, show, perf_counter())
             self._futures.append(future)
-        future.add_done_callback(self._release)
+        future.add_done_callback(lambda done: self._release(done, share))
         return future
 
-    def _release(self, future: "Future[Made]") -> None:
+    def _release(self, future: "Future[Made]", share: Share) -> None:
+        self._admission.release(share)
         with self._lock:
             self._futures.remove(future)
         if future.cancelled():
@@ -217,7 +188,9 @@ class Runner:
             before = self._futures[: self._futures.index(future)] if future in self._futures else []
             return 0 if future.running() else sum(not other.running() for other in before)
 
-    def _picture(self, order: Order, recipe: Recipe, show: Callable[[Preview], None], submitted: float) -> Made:
+    def _picture(
+        self, order: Order, recipe: Recipe, share: Share, show: Callable[[Preview], None], submitted: float
+    ) -> Made:
         """One picture from its recipe to its bytes, in a worker thread."""
         started = perf_counter()
 
@@ -227,7 +200,7 @@ class Runner:
         def evaluated(progress: Progress, x0: Array, seconds: float) -> None:
             self._proven = monotonic()
             self._metrics.step.observe(seconds)
-            self._fastest[_size(recipe)] = min(seconds, self._fastest.get(_size(recipe), seconds))
+            share.evaluated(progress.evaluations)
             if progress.evaluations == 1:
                 self._metrics.first_step.observe(perf_counter() - submitted)
             previewed(progress.step, x0)
@@ -245,12 +218,7 @@ class Runner:
         encoding = perf_counter()
         data = images.encode(picture.pixels, recipe.model_dump(mode="json"), order.output_format, order.quality)
         ended = perf_counter()
-        self._recent.append(ended - started)
         parts = {"queue": started - submitted, **picture.timings, "encode": ended - encoding}
         for part in ("queue", "text_encode", "denoise", "decode", "encode"):
             self._metrics.parts.labels(part).observe(parts[part])
         return Made(data, recipe, {**parts, "total": ended - submitted})
-
-
-def _size(recipe: Recipe) -> tuple[str, int, int]:
-    return recipe.model, recipe.width, recipe.height

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="embedded engine: CPU threads, 0 takes all")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of Triton")
     max_concurrency: int = Field(8, ge=1, description="pictures in progress at once")
-    max_queue: int = Field(64, ge=0, description="pictures waiting before requests are refused with 429")
+    max_wait_seconds: float = Field(
+        60.0, ge=0, description="longest estimated wait in front of a new request; beyond it, 429"
+    )
     max_prompt_chars: int = Field(32_000, ge=1, description="longest prompt accepted, in characters")
     max_steps: int = Field(200, ge=1, description="most sampling steps a request may ask for")
     max_body_bytes: int = Field(2_000_000, ge=1, description="largest request body accepted")

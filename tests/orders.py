@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from service.admission import Admission
+from service.cost import Costs
 from service.engines.contract import Engine, Ticket
+from service.engines.dispatch import Gate
 from service.engines.gaussian import GaussianEngine
 from service.metrics import Metrics
 from service.recipe import Overrides, Recipe, load_presets, resolve
@@ -23,9 +26,18 @@ def order(pictures: int = 1, request_id: str = "", **fields: Any) -> Order:
 
 @contextmanager
 def running(
-    engine: Engine | None = None, *, concurrency: int = 2, queue: int = 4, metrics: Metrics | None = None
+    engine: Engine | None = None,
+    *,
+    concurrency: int = 2,
+    max_wait: float = 60.0,
+    metrics: Metrics | None = None,
+    costs: Costs | None = None,
 ) -> Iterator[Runner]:
-    runner = Runner(engine or GaussianEngine(), metrics or Metrics(), concurrency=concurrency, queue=queue)
+    metrics, costs = metrics or Metrics(), costs or Costs()
+    if not isinstance(engine, Gate):
+        engine = Gate(engine or GaussianEngine(), in_flight=concurrency, observers=[metrics, costs])
+    admission = Admission(costs, metrics, places=engine.places, max_wait=max_wait)
+    runner = Runner(engine, metrics, admission, concurrency=concurrency)
     try:
         yield runner
     finally:

@@ -41,7 +41,7 @@ def test_two_services_in_one_process_do_not_share_numbers() -> None:
 
 def test_parts_steps_calls_rows_and_cache_count_what_happened() -> None:
     metrics = Metrics()
-    engine = Gate(GaussianEngine(), in_flight=2, text_cache=8, observer=metrics)
+    engine = Gate(GaussianEngine(), in_flight=2, text_cache=8, observers=[metrics])
 
     def value(name: str, **labels: str) -> float:
         return metrics.registry.get_sample_value(f"darkroom_{name}", labels) or 0.0
@@ -64,7 +64,7 @@ def test_parts_steps_calls_rows_and_cache_count_what_happened() -> None:
 
 def test_calls_dropped_in_the_gate_are_counted() -> None:
     metrics, ticket = Metrics(), Ticket()
-    engine = Gate(GaussianEngine(), in_flight=1, text_cache=0, observer=metrics)
+    engine = Gate(GaussianEngine(), in_flight=1, text_cache=0, observers=[metrics])
     ticket.cancelled.set()
     with pytest.raises(Cancelled):
         engine.decode("gaussian", np.zeros((4, 8, 8)), ticket)

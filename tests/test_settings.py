@@ -19,7 +19,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "threads": ("2", 2),
     "triton_url": ("triton:8001", "triton:8001"),
     "max_concurrency": ("3", 3),
-    "max_queue": ("0", 0),
+    "max_wait_seconds": ("0", 0),
     "max_prompt_chars": ("77", 77),
     "max_steps": ("50", 50),
     "max_body_bytes": ("1000", 1000),
@@ -47,7 +47,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     [
         *[("port", text) for text in ("65536", "-1", "x")],
         *[(name, "0") for name in ("max_concurrency", "max_steps", "max_body_bytes", "max_prompt_chars")],
-        *[(name, "-1") for name in ("max_queue", "threads", "text_cache", "drain_seconds")],
+        *[(name, "-1") for name in ("max_wait_seconds", "threads", "text_cache", "drain_seconds")],
         ("engine", "cuda"),
         ("precision", "fp8"),
     ],

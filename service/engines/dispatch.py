@@ -1,10 +1,10 @@
 """The gate: every call of every engine passes here, on its caller's thread.
 
-A call is checked against its ticket, waits for one of ``in_flight`` places, and runs. Tenants share the places fairly,
-a tenant's calls go in order of arrival, and work that was cancelled or is late leaves and is counted. When a place
-becomes free while several calls of equal shape wait, one of their callers runs them as one call of up to ``max_rows``
-rows; nothing ever waits for company. Merging pays 7-25 % of throughput on two cores (buckets.py) and changes
-no byte. Triton merges by itself, so its gate does not.
+A call is checked against its ticket, waits for one of ``in_flight`` places, and runs. Tenants share the places
+fairly, and so do a tenant's large and small pictures; calls of one size go in order of arrival. Work that was
+cancelled or is late leaves and is counted. When a place becomes free while several calls of equal shape wait, one of
+their callers runs them as one call of up to ``max_rows`` rows; nothing ever waits for company. Merging pays 7-25 % of
+throughput on two cores (buckets.py) and changes no byte. Triton merges by itself, so its gate does not.
 """
 
 import threading
@@ -12,7 +12,7 @@ import time
 from bisect import insort
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,23 @@ from service.errors import Cancelled, DarkroomError
 PATIENCE = 0.1  # seconds between two looks at the ticket while waiting
 
 
+class Called(NamedTuple):
+    """One network call that ended."""
+
+    model: ModelDescription
+    network: str
+    size: tuple[int, int]  # latent height and width; (0, 0) where there is none
+    rows: int
+    requests: int  # whose rows shared it
+    waited: float  # seconds, the longest of them in the gate
+    took: float  # seconds
+
+
 class Observer(Protocol):
     """Hears what passes the gate; called from many threads, must be quick."""
 
-    def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None:
-        """A network call ended: rows of so many requests, the longest wait before it, its duration in seconds."""
+    def called(self, call: "Called") -> None:
+        """A network call ended."""
 
     def dropped(self, reason: Literal["cancelled", "deadline"]) -> None:
         """A call left before it ran."""
@@ -40,7 +52,7 @@ class Observer(Protocol):
 class Silent:
     """The observer that writes nothing down."""
 
-    def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None: ...
+    def called(self, call: "Called") -> None: ...
     def dropped(self, reason: Literal["cancelled", "deadline"]) -> None: ...
     def text_cache(self, hit: bool) -> None: ...
 
@@ -55,7 +67,8 @@ class _Call:
     run: "Callable[[Sequence[_Call]], Sequence[Any]]"  # serves itself and calls of its kind: one result each
     arguments: tuple[Any, ...] = ()
     rows: int = 1
-    size: int = 0  # latent elements it moves: what tenants share
+    size: tuple[int, int] = (0, 0)  # latent height and width
+    work: int = 0  # latent elements it moves: what is shared fairly
     kind: Hashable = None  # calls of equal kind may be merged; None never
     start: int = 0  # virtual time
     arrived: float = field(default_factory=time.monotonic)
@@ -66,17 +79,18 @@ class _Call:
 
 
 class _Queue:
-    """Start-time fair queueing (Goyal, Vin and Cheng 1996) between tenants."""
+    """Start-time fair queueing (Goyal, Vin and Cheng 1996): tenants share equally, a tenant's sizes share its part."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._clock = 0
-        self._served: dict[str, int] = {}  # tenant -> virtual time up to which it has had its share
+        self._served: dict[str, dict[tuple[int, int], int]] = {}  # tenant -> size -> virtual time it was served up to
 
     def add(self, call: _Call) -> None:
-        tenant = call.ticket.tenant
-        call.start = max(self._clock, self._served.get(tenant, 0))
-        self._served[tenant] = call.start + call.size
+        sizes = self._served.setdefault(call.ticket.tenant, {})
+        call.start = max(self._clock, sizes.get(call.size, 0))
+        active = {call.size} | {size for size, served in sizes.items() if served > self._clock}
+        sizes[call.size] = call.start + call.work * len(active)
         insort(self._calls, call, key=lambda other: other.start)
 
     def discard(self, call: _Call) -> None:
@@ -109,14 +123,15 @@ class Gate:
         in_flight: int,
         max_rows: int = 0,  # 0: no merging
         text_cache: int = 0,
-        observer: Observer | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.name = engine.name
         self.models: Mapping[str, ModelDescription] = engine.models
         self._engine = engine
         self._max_rows = max_rows
         self._texts = ConditioningCache(text_cache)
-        self._observer = observer or Silent()
+        self._observers = observers
+        self.places = in_flight
         self._lock = threading.Lock()
         self._free = in_flight
         self._queue = _Queue()
@@ -131,7 +146,8 @@ class Gate:
     def encode_text(self, model: str, tokens: Sequence[NDArray[np.int64]], ticket: Ticket) -> Conditioning:
         key = (model, *(ids.tobytes() for ids in tokens))
         known = self._texts.get(key)
-        self._observer.text_cache(known is not None)
+        for observer in self._observers:
+            observer.text_cache(known is not None)
         if known is None:
             call = _Call(model, "text_encoder", ticket, lambda _: [self._engine.encode_text(model, tokens, ticket)])
             known = cast(Conditioning, self._pass(call))
@@ -141,14 +157,16 @@ class Gate:
     def predict(
         self, model: str, network: str, x: Array, timestep: Array, conditioning: Sequence[Conditioning], ticket: Ticket
     ) -> Array:
-        kind = (model, network, x.shape[1:])
-        call = _Call(model, network, ticket, self._predict, (x, timestep, conditioning), len(x), x.size, kind)
+        kind, size = (model, network, x.shape[1:]), (x.shape[-2], x.shape[-1])
+        arguments = x, timestep, conditioning
+        call = _Call(model, network, ticket, self._predict, arguments, len(x), size, x.size, kind)
         return cast(Array, self._pass(call))
 
     def decode(self, model: str, latent: Array, ticket: Ticket) -> Array:
-        call = _Call(
-            model, "vae_decoder", ticket, lambda _: [self._engine.decode(model, latent, ticket)], size=latent.size
-        )
+        def run(_: Sequence[_Call]) -> list[Array]:
+            return [self._engine.decode(model, latent, ticket)]
+
+        call = _Call(model, "vae_decoder", ticket, run, size=(latent.shape[-2], latent.shape[-1]), work=latent.size)
         return cast(Array, self._pass(call))
 
     def health(self) -> None:
@@ -203,7 +221,8 @@ class Gate:
     def _drop(self, call: _Call, error: DarkroomError) -> None:
         call.error = error
         call.turn.set()
-        self._observer.dropped("cancelled" if isinstance(error, Cancelled) else "deadline")
+        for observer in self._observers:
+            observer.dropped("cancelled" if isinstance(error, Cancelled) else "deadline")
 
     def _await_turn(self, call: _Call) -> None:
         """Sleep until it is this call's turn or its request must not go on."""
@@ -229,4 +248,7 @@ class Gate:
                 call.turn.set()
         waited, took = started - min(call.arrived for call in batch), time.monotonic() - started
         first = batch[0]
-        self._observer.called(first.model, first.network, sum(c.rows for c in batch), len(batch), waited, took)
+        rows = sum(call.rows for call in batch)
+        called = Called(self.models[first.model], first.network, first.size, rows, len(batch), waited, took)
+        for observer in self._observers:
+            observer.called(called)

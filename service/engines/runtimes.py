@@ -35,7 +35,9 @@ def open_runtime(settings: Settings) -> Runtime:
     threads = settings.threads or available_cores()
     if importlib.util.find_spec("openvino"):
         return OpenVino(settings.precision, threads, settings.cache_dir)
-    return OnnxRuntime(settings.precision, threads)
+    if importlib.util.find_spec("onnxruntime"):
+        return OnnxRuntime(settings.precision, threads)
+    raise Unavailable("nothing here runs networks in process: install darkroom[embedded] or set DARKROOM_ENGINE=triton")
 
 
 def available_cores() -> int:

@@ -1,5 +1,6 @@
 """The real application on a real uvicorn on loopback, over the closed-form engine."""
 
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -49,7 +50,8 @@ class Running:
 @contextmanager
 def serving(engine: Engine | None = None, **settings: object) -> Iterator[Running]:
     """An application over ``engine`` on a free port, stopped at the end."""
-    chosen = Settings(engine="gaussian", **settings)
+    folder = tempfile.TemporaryDirectory()  # what one test learns of costs is not the next one's
+    chosen = Settings(**{"engine": "gaussian", "cache_dir": folder.name, **settings})
     app = create_app(chosen, engine or GaussianEngine())
     started = threading.Event()
     with bound("127.0.0.1", 0) as listener:
@@ -66,6 +68,7 @@ def serving(engine: Engine | None = None, **settings: object) -> Iterator[Runnin
                 engine.go.set()
             server.should_exit = True
             thread.join(20)
+            folder.cleanup()
     assert not thread.is_alive()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.engines.contract import Array, Conditioning, Ticket
-from service.engines.dispatch import Gate
+from service.engines.dispatch import Called, Gate
 from service.engines.gaussian import NAME, GaussianEngine
 from service.errors import Cancelled, DeadlineExceeded
 
@@ -50,10 +50,10 @@ class Ledger:
         self.drops: list[str] = []
         self.lookups: list[bool] = []
 
-    def called(self, model: str, network: str, rows: int, requests: int, waited: float, took: float) -> None:
-        assert model == NAME
-        assert waited >= 0 <= took
-        self.rows.append((network, rows, requests))
+    def called(self, call: Called) -> None:
+        assert call.model.name == NAME
+        assert call.waited >= 0 <= call.took
+        self.rows.append((call.network, call.rows, call.requests))
 
     def dropped(self, reason: str) -> None:
         self.drops.append(reason)
@@ -106,7 +106,7 @@ def blocked(engine: Watched, gate: Gate, pool: ThreadPoolExecutor) -> Future[Arr
 
 def test_equal_shapes_that_wait_are_merged_and_everyone_gets_their_own_bytes(pool: ThreadPoolExecutor) -> None:
     engine, ledger = Watched(), Ledger()
-    gate = Gate(engine, in_flight=1, max_rows=8, observer=ledger)
+    gate = Gate(engine, in_flight=1, max_rows=8, observers=[ledger])
     first = blocked(engine, gate, pool)
     steps = [10, 20, 30, 40, 50]
     wide = {"timestep": 60, "side": 16}
@@ -149,7 +149,7 @@ def test_tenants_share_by_the_work_they_bring(pool: ThreadPoolExecutor) -> None:
 
 def test_never_more_in_flight_than_places_and_all_places_come_back(pool: ThreadPoolExecutor) -> None:
     engine, ledger = Watched(), Ledger()
-    gate = Gate(engine, in_flight=3, max_rows=8, observer=ledger)
+    gate = Gate(engine, in_flight=3, max_rows=8, observers=[ledger])
     engine.go.set()
     dead = Ticket()
     dead.cancelled.set()
@@ -177,7 +177,7 @@ def test_never_more_in_flight_than_places_and_all_places_come_back(pool: ThreadP
 
 def test_who_waits_may_leave(pool: ThreadPoolExecutor) -> None:
     engine, ledger = Watched(), Ledger()
-    gate = Gate(engine, in_flight=1, max_rows=8, observer=ledger)
+    gate = Gate(engine, in_flight=1, max_rows=8, observers=[ledger])
     first = blocked(engine, gate, pool)
     leaver, late = Ticket(), Ticket(deadline=time.monotonic() + 0.3)
     futures = queued(gate, pool, {"timestep": 1, "ticket": leaver}, {"timestep": 2, "ticket": late}, {"timestep": 3})
@@ -221,7 +221,7 @@ def test_nobody_answers_for_a_neighbour(pool: ThreadPoolExecutor) -> None:
 
 def test_text_is_encoded_once_per_prompt_and_the_oldest_is_forgotten() -> None:
     ledger = Ledger()
-    gate = Gate(GaussianEngine(), in_flight=1, text_cache=2, observer=ledger)
+    gate = Gate(GaussianEngine(), in_flight=1, text_cache=2, observers=[ledger])
     for prompt in ("a", "b", "a", "c", "a", "b"):
         tokens = gate.tokenize(NAME, prompt)
         cached, fresh = gate.encode_text(NAME, tokens, Ticket()), ENGINE.encode_text(NAME, tokens, Ticket())
@@ -233,7 +233,7 @@ def test_text_is_encoded_once_per_prompt_and_the_oldest_is_forgotten() -> None:
 
 def test_a_cache_of_no_size_keeps_nothing() -> None:
     ledger = Ledger()
-    gate = Gate(GaussianEngine(), in_flight=1, observer=ledger)
+    gate = Gate(GaussianEngine(), in_flight=1, observers=[ledger])
     for _ in range(3):
         gate.encode_text(NAME, gate.tokenize(NAME, "a"), Ticket())
     assert ledger.lookups == [False] * 3

@@ -1,0 +1,76 @@
+"""Who may come in: work is priced in seconds of the engine, and nobody is let into a wait that is too long."""
+
+import threading
+from collections.abc import Sequence
+from time import monotonic
+
+from service.cost import Costs, Price
+from service.engines.contract import ModelDescription
+from service.errors import DeadlineExceeded, Overloaded
+from service.metrics import Metrics
+from service.recipe import Recipe
+
+GUESS = 5.0  # seconds for a picture of which nothing is known yet
+
+
+class Share:
+    """One admitted picture: what is left of its price."""
+
+    def __init__(self, price: Price | None) -> None:
+        self._price, self.left = price, price.left(0) if price else GUESS
+
+    def evaluated(self, evaluations: int) -> None:
+        """So many of its evaluations are done."""
+        if self._price:
+            self.left = self._price.left(evaluations)
+
+
+class Admission:
+    """The work in the house, and the decision about more. ``places``: network calls that run at once."""
+
+    def __init__(self, costs: Costs, metrics: Metrics, *, places: int, max_wait: float) -> None:
+        self._costs, self._metrics = costs, metrics
+        self._places, self._max_wait = places, max_wait
+        self._lock = threading.Lock()
+        self._shares: set[Share] = set()
+        metrics.queued.set_function(self.load)
+
+    def load(self) -> float:
+        """Seconds of the engine that admitted work still needs."""
+        with self._lock:
+            return sum(share.left for share in self._shares)
+
+    def admit(self, recipes: Sequence[Recipe], model: ModelDescription, deadline: float | None) -> list[Share]:
+        """One share for each picture; Overloaded or DeadlineExceeded if they must not come in now."""
+        prices = [self._costs.price(recipe, model) for recipe in recipes]
+        wait = self.load() / self._places
+        if wait > self._max_wait:
+            message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
+            raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
+        if deadline is not None:
+            self._check(wait + self._seconds(prices), deadline)
+        shares = [Share(price) for price in prices]
+        with self._lock:
+            self._shares.update(shares)
+        return shares
+
+    def release(self, share: Share) -> None:
+        """This picture is done, or given up."""
+        with self._lock:
+            self._shares.discard(share)
+
+    def refused(self, reason: str, error: Exception) -> Exception:
+        """The error, counted."""
+        self._metrics.refusals.labels(reason).inc()
+        return error
+
+    def _seconds(self, prices: Sequence[Price | None]) -> float:
+        """How long these take by themselves: side by side as far as there are places. What is unknown takes nothing."""
+        known = [price.left(0) for price in prices if price]
+        return max(max(known, default=0.0), sum(known) / self._places)
+
+    def _check(self, needed: float, deadline: float) -> None:
+        if needed > deadline - monotonic():
+            self._metrics.deadlines.labels("refused").inc()
+            message = f"about {needed * 1000:.0f} ms are needed now, more than the deadline leaves"
+            raise self.refused("deadline", DeadlineExceeded(message, field="deadline_ms"))
