@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.engines.contract import Array, Conditioning, Ticket
-from service.engines.dispatch import Called, Gate
+from service.engines.dispatch import Called, Gate, _Call, _Queue
 from service.engines.gaussian import NAME, GaussianEngine
 from service.errors import Cancelled, DeadlineExceeded
 
@@ -246,3 +247,25 @@ def test_what_passes_through_is_the_engines_own() -> None:
         gate.decode(NAME, latent(1)[0], Ticket()), ENGINE.decode(NAME, latent(1)[0], Ticket())
     )
     gate.health()
+
+
+def test_tenants_share_equally_and_a_tenants_sizes_share_its_part() -> None:
+    """Backlogged flows, one call of each always waiting: the work served, in units of the largest call."""
+    queue, served = _Queue(), Counter[tuple[str, int]]()
+    flows = [("one", 8), ("one", 32), ("two", 8), ("three", 16)]
+
+    def ask(tenant: str, side: int) -> None:
+        ticket = Ticket(tenant=tenant)
+        queue.add(_Call(NAME, "unet", ticket, lambda _: [], size=(side, side), work=side * side, kind=(tenant, side)))
+
+    for flow in flows:
+        ask(*flow)
+    for _ in range(2000):
+        (call,) = queue.take(0)
+        served[call.ticket.tenant, call.size[0]] += call.work
+        ask(call.ticket.tenant, call.size[0])
+    largest, tenants = 32 * 32, Counter[str]()
+    for (tenant, _), work in served.items():
+        tenants[tenant] += work
+    assert max(tenants.values()) - min(tenants.values()) <= 3 * largest
+    assert abs(served["one", 8] - served["one", 32]) <= 2 * largest
