@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from service.cost import Costs, Price
+from service.diffusion.explain import Evaluation
 from service.engines.contract import ModelDescription
 from service.errors import DeadlineExceeded, Overloaded
 from service.metrics import Metrics
@@ -14,10 +15,11 @@ GUESS = 5.0  # seconds for a picture of which nothing is known yet
 
 
 class Share:
-    """One admitted picture: what is left of its price."""
+    """One admitted picture: what is left of its price, and the rows that its guidance interval saves it."""
 
-    def __init__(self, price: Price | None) -> None:
+    def __init__(self, price: Price | None, calls: Sequence[Evaluation]) -> None:
         self._price, self.left = price, price.left(0) if price else GUESS
+        self.saved_rows = sum(max(len(call.rows) for call in calls) - len(call.rows) for call in calls)
 
     def evaluated(self, evaluations: int) -> None:
         """So many of its evaluations are done."""
@@ -41,15 +43,16 @@ class Admission:
             return sum(share.left for share in self._shares)
 
     def admit(self, recipes: Sequence[Recipe], model: ModelDescription, deadline: float | None) -> list[Share]:
-        """One share for each picture; Overloaded or DeadlineExceeded if they must not come in now."""
-        prices = [self._costs.price(recipe, model) for recipe in recipes]
+        """One share for each of these, which differ in the seed; Overloaded or DeadlineExceeded if not now."""
+        calls = recipes[0].calls(model)
+        price = self._costs.price(recipes[0], model, calls)
         wait = self.load() / self._places
         if wait > self._max_wait:
             message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
         if deadline is not None:
-            self._check(wait + self._seconds(prices), deadline)
-        shares = [Share(price) for price in prices]
+            self._check(wait + self._seconds(price, len(recipes)), deadline)
+        shares = [Share(price, calls) for _ in recipes]
         with self._lock:
             self._shares.update(shares)
         return shares
@@ -64,10 +67,9 @@ class Admission:
         self._metrics.refusals.labels(reason).inc()
         return error
 
-    def _seconds(self, prices: Sequence[Price | None]) -> float:
-        """How long these take by themselves: side by side as far as there are places. What is unknown takes nothing."""
-        known = [price.left(0) for price in prices if price]
-        return max(max(known, default=0.0), sum(known) / self._places)
+    def _seconds(self, price: Price | None, pictures: int) -> float:
+        """How long they take by themselves, side by side as far as there are places. What is unknown takes nothing."""
+        return price.left(0) * max(1.0, pictures / self._places) if price else 0.0
 
     def _check(self, needed: float, deadline: float) -> None:
         if needed > deadline - monotonic():

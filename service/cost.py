@@ -4,10 +4,12 @@ import json
 import logging
 import math
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from service.diffusion.explain import Evaluation
 from service.engines.contract import ModelDescription
 from service.engines.dispatch import Called, Silent
 from service.recipe import Recipe
@@ -64,11 +66,11 @@ class Costs(Silent):
         nearest = min(alike, key=lambda key: abs(math.log(_work(key) / _work(wanted))))
         return alike[nearest] * _work(wanted) / _work(nearest)
 
-    def price(self, recipe: Recipe, model: ModelDescription) -> Price | None:
+    def price(self, recipe: Recipe, model: ModelDescription, evaluations: Sequence[Evaluation]) -> Price | None:
         """What a picture of this recipe will cost; None while one of its networks has never run."""
         size = recipe.height // model.latent.factor, recipe.width // model.latent.factor
-        calls = [(call.network, len(call.rows)) for call in recipe.calls(model)]
-        branches = max((rows for _, rows in calls), default=1)
+        calls = [(call.network, len(call.rows)) for call in evaluations]
+        branches = max(rows for _, rows in calls)
         text, decode = self.expected(model, "text_encoder", (0, 0), 1), self.expected(model, "vae_decoder", size, 1)
         seconds = {(network, rows): self.expected(model, network, size, rows) for network, rows in set(calls)}
         known = {call: value for call, value in seconds.items() if value is not None}

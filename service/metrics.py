@@ -28,9 +28,11 @@ class Metrics:
         call = ["model", "network"]
         outcome = "Requests by API family, preset and outcome"
         self.requests = counter("darkroom_requests", outcome, ["api", "preset", "outcome"])
-        self.duration = seconds("darkroom_request_duration_seconds", "Whole requests", ["api", "outcome"])
+        self.duration = seconds("darkroom_request_duration_seconds", "Whole requests", ["api", "preset", "outcome"])
         part = "Parts of one picture: queue, text_encode, denoise, decode, encode"
-        self.parts = seconds("darkroom_part_duration_seconds", part, ["part"])
+        self.parts = seconds("darkroom_part_duration_seconds", part, ["preset", "part"])
+        overhead = "Time of one picture outside the queue and outside network calls"
+        self.overhead = seconds("darkroom_gateway_overhead_seconds", overhead)
         self.step = seconds("darkroom_denoise_step_duration_seconds", "One evaluation of the denoiser")
         first = "Admission to the end of the first evaluation"
         self.first_step = seconds("darkroom_time_to_first_step_seconds", first)
@@ -38,6 +40,8 @@ class Metrics:
         self.callers = rows("darkroom_call_requests", "Pictures whose rows shared one network call", call)
         self.call = seconds("darkroom_call_duration_seconds", "Network calls", call)
         self.call_wait = seconds("darkroom_call_wait_seconds", "Longest wait of a call's rows in the gate", call)
+        saved = "Unconditional rows that guidance intervals made unnecessary"
+        self.saved_rows = counter("darkroom_rows_saved", saved)
         self.drops = counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"])
         self.in_progress = gauge("darkroom_pictures_in_progress", "Pictures being made")
         self.waiting = gauge("darkroom_pictures_waiting", "Pictures admitted and waiting")

@@ -220,5 +220,7 @@ class Runner:
         ended = perf_counter()
         parts = {"queue": started - submitted, **picture.timings, "encode": ended - encoding}
         for part in ("queue", "text_encode", "denoise", "decode", "encode"):
-            self._metrics.parts.labels(part).observe(parts[part])
+            self._metrics.parts.labels(recipe.preset, part).observe(parts[part])
+        self._metrics.overhead.observe(parts["denoise"] - parts["network"] + parts["encode"])
+        self._metrics.saved_rows.inc(share.saved_rows)
         return Made(data, recipe, {**parts, "total": ended - submitted})

@@ -8,6 +8,7 @@ import pytest
 from service.cost import INERTIA, Costs, Price
 from service.engines.dispatch import Called
 from service.engines.gaussian import GaussianEngine
+from service.recipe import Recipe
 from tests.orders import recipe
 
 MODEL = next(iter(GaussianEngine().models.values()))
@@ -24,6 +25,10 @@ def taught(costs: Costs, *calls: Called) -> Costs:
     return costs
 
 
+def price(costs: Costs, wanted: Recipe) -> Price | None:
+    return costs.price(wanted, MODEL, wanted.calls(MODEL))
+
+
 def everything() -> list[Called]:
     return [took(0.5, "text_encoder", (0, 0)), took(0.25), took(0.375, rows=2), took(2.0, "vae_decoder")]
 
@@ -32,17 +37,17 @@ def test_a_price_is_the_sum_of_the_calls_that_explain_lists() -> None:
     wanted = recipe(steps=6, guidance_scale=3.0, guidance_interval=(0.5, 5.0))
     rows = [len(call.rows) for call in wanted.calls(MODEL)]
     assert set(rows) == {1, 2}
-    price = taught(Costs(), *everything()).price(wanted, MODEL)
-    assert price == Price(1.0, tuple({1: 0.25, 2: 0.375}[n] for n in rows), 2.0)
-    assert price.left(0) == pytest.approx(1.0 + sum(price.evaluations) + 2.0)
-    assert price.left(len(rows)) == 2.0
+    found = price(taught(Costs(), *everything()), wanted)
+    assert found == Price(1.0, tuple({1: 0.25, 2: 0.375}[n] for n in rows), 2.0)
+    assert found.left(0) == pytest.approx(1.0 + sum(found.evaluations) + 2.0)
+    assert found.left(len(rows)) == 2.0
 
 
 def test_nothing_is_promised_of_a_network_that_never_ran() -> None:
     for missing in range(4):
         seen = [call for number, call in enumerate(everything()) if number != missing]
-        price = Costs().price(recipe(), MODEL) if missing == 0 else taught(Costs(), *seen).price(recipe(), MODEL)
-        assert (price is None) == (missing in (0, 3))  # rows of the unet are scaled from the other count
+        unknown = price(taught(Costs(), *seen), recipe()) is None
+        assert unknown == (missing in (0, 3))  # rows of the unet are scaled from the other count
 
 
 def test_the_mean_is_the_mean_and_then_follows_what_changes() -> None:
@@ -62,7 +67,7 @@ def test_costs_outlive_the_process(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "costs.json"
     first = taught(Costs(file), *everything(), took(0.75))
     first.save()
-    assert Costs(file).price(recipe(), MODEL) == first.price(recipe(), MODEL) is not None
+    assert price(Costs(file), recipe()) == price(first, recipe()) is not None
     assert [path.name for path in file.parent.iterdir()] == ["costs.json"]
 
 

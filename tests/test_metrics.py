@@ -58,8 +58,23 @@ def test_parts_steps_calls_rows_and_cache_count_what_happened() -> None:
     assert value("text_cache_lookups_total", result="hit") == 2
     assert value("time_to_first_step_seconds_count") == 2
     for part in ("queue", "text_encode", "denoise", "decode", "encode"):
-        assert value("part_duration_seconds_count", part=part) == 2
+        assert value("part_duration_seconds_count", preset="balanced", part=part) == 2
+    assert value("gateway_overhead_seconds_count") == 2
+    assert (
+        0
+        < value("gateway_overhead_seconds_sum")
+        < value("part_duration_seconds_sum", preset="balanced", part="denoise") * 2
+    )
     assert value("pictures_in_progress") == value("pictures_waiting") == 0
+
+
+def test_rows_that_an_interval_saves_are_those_that_explain_leaves_out() -> None:
+    metrics, wanted = Metrics(), order(steps=6, guidance_scale=3.0, guidance_interval=(0.5, 5.0))
+    calls = wanted.recipes[0].calls(GaussianEngine().models["gaussian"])
+    with running(metrics=metrics) as runner:
+        asyncio.run(runner.make(wanted))
+    saved = metrics.registry.get_sample_value("darkroom_rows_saved_total")
+    assert saved == 2 * len(calls) - sum(len(call.rows) for call in calls) > 0
 
 
 def test_calls_dropped_in_the_gate_are_counted() -> None:

@@ -58,8 +58,9 @@ class Access:
         family = next((name for prefix, name in FAMILIES.items() if scope["path"].startswith(prefix)), None)
         outcome = record.setdefault("outcome", "ok" if status < 400 else "http_error")
         if family:
-            self.metrics.requests.labels(family, record.get("preset", "none"), outcome).inc()
-            self.metrics.duration.labels(family, outcome).observe(seconds)
+            labels = family, record.get("preset", "none"), outcome
+            self.metrics.requests.labels(*labels).inc()
+            self.metrics.duration.labels(*labels).observe(seconds)
         line = {"method": scope["method"], "path": scope["path"], "status": status, "seconds": round(seconds, 6)}
         log.log(logging.INFO if family else logging.DEBUG, "request", extra={"fields": {**line, **record}})
 
