@@ -52,8 +52,21 @@ class Metrics:
         self.cancellations = counter("darkroom_cancellations", stage, ["stage"])
         self.deadlines = counter("darkroom_deadlines", "Requests with a deadline: met, missed, refused", ["outcome"])
         self.text_lookups = counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"])
+        for counted, values in self._known().items():
+            for value in values:  # a rate can only be taken of what was once 0
+                counted.labels(value)
         served = ["model", "digest", "engine", "precision"]
         self.model = gauge("darkroom_model_info", "Models served: always 1", served)
+
+    def _known(self) -> dict[Counter, tuple[str, ...]]:
+        """The label values that are known before they occur."""
+        return {
+            self.drops: ("cancelled", "deadline"),
+            self.refusals: ("queue_full", "deadline", "draining"),
+            self.cancellations: ("queue", "text_encode", "denoise", "decode"),
+            self.deadlines: ("met", "missed", "refused"),
+            self.text_lookups: ("hit", "miss"),
+        }
 
     def called(self, call: Called) -> None:
         """One network call, as the dispatch gate reports it."""
