@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from export.triton_server import TritonServer, free_port
-from helm.monitoring.generate import DASHBOARDS, FOLDER, build
+from helm.generate import DASHBOARDS, FOLDER, build
 from service.engines.factory import open_engine
 from service.settings import Settings
 from tests.api.harness import Running, eventually, serving
@@ -50,7 +50,7 @@ def test_every_alert_has_a_runbook_and_a_unit_test() -> None:
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
 def test_dashboards_are_those_of_the_code(uid: str) -> None:
-    assert (FOLDER / f"{uid}.json").read_text() == build(uid), "run python -m helm.monitoring.generate"
+    assert (FOLDER / f"{uid}.json").read_text() == build(uid), "run python -m helm.generate"
     assert {file.stem for file in FOLDER.iterdir()} == set(DASHBOARDS)
 
 

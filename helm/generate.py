@@ -1,8 +1,9 @@
-"""Grafana dashboards from a table: python -m helm.monitoring.generate writes helm/monitoring/dashboards/*.json.
+"""What of the chart follows from code, written by python -m helm.generate: dashboards, and the settings in the schema.
 
 Every query here is run against a live Prometheus that scraped the service in tests/helm/test_monitoring.py.
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,13 @@ from grafana_foundation_sdk.builders import common, dashboard, prometheus, times
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef
 
-FOLDER = Path(__file__).parent / "dashboards"
+from service.settings import Settings
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "monitoring" / "dashboards"
+SCHEMA = HERE / "values.schema.json"
+CHART_SETS = {"host", "port", "engine", "cache_dir", "model_repository", "triton_url"}
+RULES = ("type", "anyOf", "enum", "minimum", "maximum", "exclusiveMinimum", "description")
 SOURCE = "${datasource}"
 
 
@@ -151,8 +158,21 @@ def build(uid: str) -> str:
     return JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n"
 
 
+def schema() -> str:
+    """values.schema.json with the fields of Settings that the chart leaves to the user."""
+    document = json.loads(SCHEMA.read_text())
+    fields = Settings.model_json_schema()["properties"]
+    document["properties"]["gateway"]["properties"]["settings"]["properties"] = {
+        name: {rule: field[rule] for rule in RULES if rule in field}
+        for name, field in fields.items()
+        if name not in CHART_SETS
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    SCHEMA.write_text(schema())
     for uid in DASHBOARDS:
         (FOLDER / f"{uid}.json").write_text(build(uid))
 
