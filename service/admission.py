@@ -1,13 +1,14 @@
 """Who may come in: work is priced in seconds of the engine, and nobody is let into a wait that is too long."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from service.cost import Costs, Price
 from service.diffusion.explain import Evaluation
-from service.engines.contract import ModelDescription
+from service.engines.contract import ModelDescription, Ticket
 from service.errors import DeadlineExceeded, Overloaded
+from service.keys import Budget
 from service.metrics import Metrics
 from service.recipe import Recipe
 
@@ -30,9 +31,11 @@ class Share:
 class Admission:
     """The work in the house, and the decision about more. ``places``: network calls that run at once."""
 
-    def __init__(self, costs: Costs, metrics: Metrics, *, places: int, max_wait: float) -> None:
+    def __init__(
+        self, costs: Costs, metrics: Metrics, budgets: Mapping[str, Budget], *, places: int, max_wait: float
+    ) -> None:
         self._costs, self._metrics = costs, metrics
-        self._places, self._max_wait = places, max_wait
+        self._places, self._max_wait, self._budgets = places, max_wait, budgets
         self._lock = threading.Lock()
         self._shares: set[Share] = set()
         metrics.queued.set_function(self.load)
@@ -42,7 +45,7 @@ class Admission:
         with self._lock:
             return sum(share.left for share in self._shares)
 
-    def admit(self, recipes: Sequence[Recipe], model: ModelDescription, deadline: float | None) -> list[Share]:
+    def admit(self, recipes: Sequence[Recipe], model: ModelDescription, ticket: Ticket) -> list[Share]:
         """One share for each of these, which differ in the seed; Overloaded or DeadlineExceeded if not now."""
         calls = recipes[0].calls(model)
         price = self._costs.price(recipes[0], model, calls)
@@ -50,9 +53,11 @@ class Admission:
         if wait > self._max_wait:
             message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
-        if deadline is not None:
-            self._check(wait + self._seconds(price, len(recipes)), deadline)
+        if ticket.deadline is not None:
+            self._check(wait + self._seconds(price, len(recipes)), ticket.deadline)
         shares = [Share(price, calls) for _ in recipes]
+        if ticket.tenant in self._budgets:
+            self._spend(self._budgets[ticket.tenant], sum(share.left for share in shares))
         with self._lock:
             self._shares.update(shares)
         return shares
@@ -66,6 +71,12 @@ class Admission:
         """The error, counted."""
         self._metrics.refusals.labels(reason).inc()
         return error
+
+    def _spend(self, budget: Budget, seconds: float) -> None:
+        try:
+            budget.spend(seconds)
+        except Overloaded as error:
+            raise self.refused("budget", error) from None
 
     def _seconds(self, price: Price | None, pictures: int) -> float:
         """How long they take by themselves, side by side as far as there are places. What is unknown takes nothing."""

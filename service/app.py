@@ -25,6 +25,7 @@ from service.cost import Costs
 from service.engines.contract import Engine
 from service.engines.factory import around, open_engine
 from service.errors import DarkroomError, Unavailable
+from service.keys import Keys
 from service.metrics import Metrics
 from service.recipe import load_presets
 from service.runner import Runner
@@ -39,7 +40,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """The service as an ASGI application; it owns its engine, opened from the settings if none is given."""
     metrics, costs = Metrics(), Costs(settings.cache_dir / f"costs-{settings.engine}-{settings.precision}.json")
     gate = around(engine, settings, (metrics, costs)) if engine else open_engine(settings, (metrics, costs))
-    admission = Admission(costs, metrics, places=gate.places, max_wait=settings.max_wait_seconds)
+    keys = Keys(settings.keys_file)
+    admission = Admission(costs, metrics, keys.budgets, places=gate.places, max_wait=settings.max_wait_seconds)
     runner = Runner(gate, metrics, admission, concurrency=settings.max_concurrency)
     for model in gate.models.values():
         metrics.model.labels(model.name, model.digest, gate.name, gate.precision).set(1)
@@ -53,7 +55,7 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 
     # the usual /docs page loads its scripts from other hosts; the schema itself is at /openapi.json
     app = FastAPI(title="Darkroom", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.parts = Parts(settings, gate, runner, metrics, load_presets())
+    app.state.parts = Parts(settings, gate, runner, metrics, keys, load_presets(settings.presets_dir))
     app.include_router(openai.router)
     app.include_router(health.router)
     app.add_middleware(access.Access, metrics=metrics)

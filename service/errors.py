@@ -3,6 +3,8 @@
 DarkroomError
 |-- InvalidRequest        400  the caller's input; names the field
 |   `-- UnknownModel      404  a model, preset or job that does not exist
+|-- Unauthorized          401  no API key, or one that is not known
+|-- Forbidden             403  the key may not do this
 |-- Overloaded            429  admission refused; carries retry_after seconds
 |-- Unavailable           503  draining, not ready, or the engine is away
 |-- DeadlineExceeded      504  the request's own deadline passed
@@ -38,6 +40,20 @@ class UnknownModel(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class Unauthorized(DarkroomError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(DarkroomError):
+    """The API key may not do this."""
+
+    status = 403
+    code = "permission_denied"
 
 
 class Overloaded(DarkroomError):

@@ -62,7 +62,7 @@ class Metrics:
         """The label values that are known before they occur."""
         return {
             self.drops: ("cancelled", "deadline"),
-            self.refusals: ("queue_full", "deadline", "draining"),
+            self.refusals: ("queue_full", "deadline", "draining", "budget"),
             self.cancellations: ("queue", "text_encode", "denoise", "decode"),
             self.deadlines: ("met", "missed", "refused"),
             self.text_lookups: ("hit", "miss"),

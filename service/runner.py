@@ -110,9 +110,9 @@ class Runner:
         """All pictures of an order, concurrently."""
         return await self.finish(self.start(order))
 
-    def cancel(self, request_id: str | None = None) -> int:
-        """Cancel the orders of one request id, or all; how many there were."""
-        tickets = [t for t in self._tickets if request_id in (None, t.request_id)]
+    def cancel(self, request_id: str | None = None, tenant: str | None = None) -> int:
+        """Cancel the orders of one request id (of one tenant), or all; how many there were."""
+        tickets = [t for t in self._tickets if request_id in (None, t.request_id) and tenant in (None, t.tenant)]
         for ticket in tickets:
             ticket.cancelled.set()
         return len(tickets)
@@ -155,7 +155,7 @@ class Runner:
         if self.draining:
             raise self._admission.refused("draining", Unavailable(DRAINING, retry_after=FRESH))
         model = self._engine.models[order.recipes[0].model]
-        shares = self._admission.admit(order.recipes, model, order.ticket.deadline)
+        shares = self._admission.admit(order.recipes, model, order.ticket)
         with self._lock:
             if not self._futures:
                 self._busy_since = monotonic()

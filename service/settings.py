@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     engine: Literal["embedded", "triton", "gaussian"] = Field("embedded", description="what runs the networks")
     model_repository: Path = Field(ROOT / "model_repository", description="Triton-layout folder of networks")
+    presets_dir: Path | None = Field(None, description="folder of own presets (*.toml), beside the built-in ones")
     default_model: str = Field("postcard", description="model of a request that names none")
     cache_dir: Path = Field(
         Path.home() / ".cache" / "darkroom", description="compiled networks; safe to delete at any time"
@@ -27,6 +28,7 @@ class Settings(BaseSettings):
     )
     threads: int = Field(0, ge=0, description="embedded engine: CPU threads, 0 takes all")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of Triton")
+    keys_file: Path | None = Field(None, description="TOML file of API keys; without it everyone may ask")
     max_concurrency: int = Field(8, ge=1, description="pictures in progress at once")
     max_wait_seconds: float = Field(
         60.0, ge=0, description="longest estimated wait in front of a new request; beyond it, 429"

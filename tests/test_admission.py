@@ -6,6 +6,7 @@ import pytest
 
 from service.admission import GUESS, Admission, Share
 from service.cost import Costs
+from service.engines.contract import Ticket
 from service.errors import DeadlineExceeded, Overloaded
 from service.metrics import Metrics
 from tests.orders import recipe
@@ -15,11 +16,11 @@ STEP, REST = 0.25, 0.5 + 2.0  # of everything(): a call of one row; the text enc
 
 
 def admission(costs: Costs | None = None, *, places: int = 2, max_wait: float = 10.0) -> Admission:
-    return Admission(costs or taught(Costs(), *everything()), Metrics(), places=places, max_wait=max_wait)
+    return Admission(costs or taught(Costs(), *everything()), Metrics(), {}, places=places, max_wait=max_wait)
 
 
 def admit(house: Admission, steps: int, *, pictures: int = 1, deadline: float | None = None) -> list[Share]:
-    return house.admit([recipe(steps=steps, guidance_scale=1.0)] * pictures, MODEL, deadline)
+    return house.admit([recipe(steps=steps, guidance_scale=1.0)] * pictures, MODEL, Ticket(deadline=deadline))
 
 
 def test_the_load_is_what_admitted_pictures_still_need() -> None:

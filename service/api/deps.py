@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.engines.contract import Engine
+from service.keys import Key, Keys
 from service.metrics import Metrics
 from service.recipe import Preset
 from service.runner import Runner
@@ -21,6 +22,7 @@ class Parts:
     engine: Engine
     runner: Runner
     metrics: Metrics
+    keys: Keys
     presets: Mapping[str, Preset]
 
 
@@ -29,3 +31,14 @@ def _parts(request: Request) -> Parts:
 
 
 House = Annotated[Parts, Depends(_parts)]
+
+
+def caller(request: Request, house: House) -> Key | None:
+    """Whose key the request carries, noted for the log; None where keys are not asked for."""
+    key = house.keys.of(request.headers.get("authorization", ""))
+    if key:
+        request.state.record["key"] = key.name
+    return key
+
+
+Caller = Annotated[Key | None, Depends(caller)]

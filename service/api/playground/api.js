@@ -1,6 +1,7 @@
 // The service's HTTP API; see openapi.json.
 
 const PREVIEWS = 3;
+const KEY = "darkroom.key";
 const BROKEN = "The connection broke off.";
 
 export class ApiError extends Error {
@@ -70,19 +71,28 @@ async function json(path, options) {
   throw new ApiError("The service's answer is not JSON.");
 }
 
-async function send(path, { body, signal, headers } = {}) {
-  const request = body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json", ...headers },
-    body: JSON.stringify(body),
-    signal,
+async function send(path, options = {}) {
+  const { body, signal, headers } = options;
+  const key = sessionStorage.getItem(KEY);
+  const request = {
+    headers: { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }), ...headers },
+    ...(body && { method: "POST", body: JSON.stringify(body), signal }),
   };
   const response = await fetch(path, request).catch(unlessAborted("The service does not answer."));
   if (response.ok) return response;
+  if (response.status === 401 && newKey(key)) return send(path, options);
   const answer = await response.json().catch(() => null);
   const { message = `The service answered ${response.status}.`, param } = answer?.error ?? {};
   const wait = response.headers.get("retry-after");
   throw new ApiError(wait ? `${message} (again in ${wait} s)` : message, param);
+}
+
+// Another key than the refused one: entered meanwhile, or asked for now; kept until the tab is closed.
+function newKey(refused) {
+  if (sessionStorage.getItem(KEY) !== refused) return true;
+  const key = window.prompt("This service asks for an API key.");
+  if (key) sessionStorage.setItem(KEY, key.trim());
+  return Boolean(key);
 }
 
 function unlessAborted(message) {
