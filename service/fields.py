@@ -1,24 +1,36 @@
 """The fields of a recipe: a request's, a preset's, and the resolved recipe's own with the functions they name."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
-from service.diffusion.conditioning import Transform, cads
+from service.diffusion.compose import Parts
+from service.diffusion.conditioning import cads
 from service.diffusion.corrections import epsilon_scaling, time_shift
-from service.diffusion.guidance import GUIDANCE, Guidance, Interval
+from service.diffusion.explain import Evaluation, explain
+from service.diffusion.guidance import GUIDANCE, Interval
 from service.diffusion.names import sampler_fields, schedule_fields
+from service.diffusion.networks import finish, start
 from service.diffusion.options import Cads, EpsilonScaling, TimeShift, bound
 from service.diffusion.parameterization import Parameterization
 from service.diffusion.samplers import SAMPLERS
-from service.diffusion.types import Sampler, Wrapper
 from service.engines.contract import ModelDescription
 from service.errors import InvalidRequest
 
@@ -26,6 +38,8 @@ PRESETS = Path(__file__).parent / "presets"
 EXPLICIT = "explicit"  # the schedule of a request that lists its own sigmas
 DEFAULTS: dict[str, Any] = {
     "negative_prompt": "",
+    "initial_network": None,
+    "residual_network": None,
     "zero_terminal_snr": False,
     "guidance_method": "cfg",
     "guidance_scale": 1.0,
@@ -34,12 +48,19 @@ DEFAULTS: dict[str, Any] = {
     "time_shift": None,
     "cads": None,
 }
+OF_REQUESTS = {"prompt", "seed", "model", "model_digest", "engine", "precision", "preset", "width", "height"}
 
 
 def _ascending(interval: Interval) -> Interval:
     if not 0 <= interval[0] < interval[1]:
         raise ValueError("must be [lo, hi] with 0 <= lo < hi: guidance acts for lo < sigma <= hi")
     return interval
+
+
+def _descending(levels: tuple[float, ...]) -> tuple[float, ...]:
+    if len(levels) == 1 or not all(a > b > 0 for a, b in pairwise(levels)):
+        raise ValueError("must be at least two positive numbers that decrease")
+    return levels
 
 
 def _option(value: Any) -> Any:
@@ -58,21 +79,12 @@ Text = Annotated[str, Strict(), AfterValidator(_unicode)]
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Options = dict[str, Annotated[int | float | str, BeforeValidator(_option)]]
+Levels = Annotated[tuple[Number, ...], AfterValidator(_descending)]
 GuidanceInterval = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Parts(NamedTuple):
-    """What a recipe runs on a model: options, facts of the model and of the run are bound."""
-
-    parameterization: Parameterization
-    sampler: Sampler  # (denoise, x, sigmas, noise) -> x
-    guidance: Guidance
-    corrections: list[Wrapper]  # innermost first
-    transforms: list[Transform]  # of the conditioning, first one first
 
 
 class Recipe(_Frozen):
@@ -86,6 +98,9 @@ class Recipe(_Frozen):
     width: int
     height: int
     seed: int
+    network: str  # role of the one that the sampler calls
+    initial_network: str | None  # predicts x0 from pure noise, where the sampler starts (SingDiffusion)
+    residual_network: str | None  # adds to the sampled latent what it lacks
     sampler: str
     sampler_options: Options
     schedule: str
@@ -117,11 +132,25 @@ class Recipe(_Frozen):
             transforms.append(cads(np.random.default_rng([self.seed, 1]), **self.cads.model_dump()))
         return Parts(
             process,
+            self.network,
+            start(self.initial_network, process, self.sigmas[0], self.guidance_scale, self.guidance_interval),
             bound(SAMPLERS[self.sampler], self.sampler_options, {"parameterization": process}),
+            finish(self.residual_network),
             guidance(self.guidance_scale, self.guidance_interval),
             corrections,
             transforms,
         )
+
+    def calls(self, model: ModelDescription) -> Sequence[Evaluation]:
+        """Every network call that this recipe will make, found without making any."""
+        return _calls(model, self.model_copy(update={"prompt": "", "negative_prompt": "", "seed": 0}).model_dump_json())
+
+
+@lru_cache(maxsize=512)
+def _calls(model: ModelDescription, recipe: str) -> Sequence[Evaluation]:
+    """Pictures of one recipe differ in prompts and seed only, which change no call."""
+    settled = Recipe.model_validate_json(recipe)
+    return tuple(explain(settled.parts(model), settled.sigmas))
 
 
 class Overrides(_Frozen):
@@ -135,6 +164,9 @@ class Overrides(_Frozen):
     width: Integer | None = None
     height: Integer | None = None
     seed: Annotated[int, Strict(), Field(ge=0, lt=2**53)] | None = None
+    network: Text | None = None
+    initial_network: Text | None = None
+    residual_network: Text | None = None
     sampler: Text | None = None
     sampler_options: Options | None = None
     schedule: Text | None = None
@@ -186,19 +218,46 @@ class Preset(_Frozen):
     families: tuple[str, ...] = ()  # of models it is for; none listed: every family
     models: tuple[str, ...] = ("*",)  # patterns of the names of the models it is for
     fixed: bool = False  # for a network trained on these very steps: schedule and count cannot be changed
+    levels: Levels = ()  # noise levels of a schedule of its own, instead of a named one; other counts log-linear in it
     recipe: Overrides
 
+    @model_validator(mode="after")
+    def _leaves_the_request_alone(self) -> Self:
+        if taken := sorted(self.recipe.model_fields_set & OF_REQUESTS):
+            raise ValueError(f"recipe sets {', '.join(taken)}, which only a request can")
+        if self.levels and (self.fixed or self.recipe.given().keys() & {"schedule", "schedule_options", "sigmas"}):
+            raise ValueError("levels are a schedule for any count of steps: not fixed, and no other beside it")
+        return self
+
     def suits(self, model: ModelDescription) -> bool:
-        """Whether this preset is offered for the model."""
+        """Whether this preset is offered for the model, which has the networks that it names."""
         named = any(fnmatchcase(model.name.lower(), pattern) for pattern in self.models)
-        return named and (not self.families or model.family in self.families)
+        has = all(getattr(self.recipe, field) in (None, *roles) for field, roles in model.choices.items())
+        return named and has and (not self.families or model.family in self.families)
 
 
 @cache
-def load_presets(folder: Path = PRESETS) -> Mapping[str, Preset]:
-    """Every preset of a folder by name, the name of its file."""
-    files = sorted(folder.glob("*.toml"))
-    return {file.stem: Preset(name=file.stem, **tomllib.loads(file.read_text("utf-8"))) for file in files}
+def load_presets(own: Path | None = None) -> Mapping[str, Preset]:
+    """The built-in presets and those of an operator's folder, by name: the name of the file. Raises InvalidRequest."""
+    if own is not None and not own.is_dir():
+        raise InvalidRequest(f"presets_dir: there is no folder {own}", field="presets_dir")
+    found: dict[str, Preset] = {}
+    for file in [*sorted(PRESETS.glob("*.toml")), *(sorted(own.glob("*.toml")) if own else [])]:
+        if file.stem in found:
+            raise InvalidRequest(f"presets_dir: {file} has the name of a built-in preset", field="presets_dir")
+        found[file.stem] = _preset(file)
+    return found
+
+
+def _preset(file: Path) -> Preset:
+    try:
+        return Preset(name=file.stem, **tomllib.loads(file.read_text("utf-8")))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+    except (TypeError, ValueError) as error:  # a name of its own; not TOML, not UTF-8
+        why = str(error)
+    raise InvalidRequest(f"preset {file}: {why}", field="presets_dir")
 
 
 def parameterization(model: ModelDescription, zero_terminal_snr: bool = False) -> Parameterization:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.diffusion import explain as steps
 from service.diffusion.compose import compose
 from service.diffusion.conditioning import Transform, transformed
 from service.diffusion.noise import SeededNoise
+from service.diffusion.parameterization import Network
 from service.diffusion.types import Array, Wrapper
 from service.engines.contract import Conditioning, Engine, ModelDescription, Ticket
+from service.engines.tensors import zero_conditioning
 from service.recipe import Recipe
 
 
@@ -54,10 +55,13 @@ def generate(engine: Engine, recipe: Recipe, ticket: Ticket, *watch: Wrapper) ->
 def encode(engine: Engine, recipe: Recipe, ticket: Ticket) -> dict[str, Conditioning]:
     """The conditioning of every branch that the recipe evaluates."""
     prompts = {"cond": ("prompt", recipe.prompt)}
-    if any("uncond" in call.rows for call in explain(engine.models[recipe.model], recipe)):
+    if any("uncond" in call.rows for call in recipe.calls(engine.models[recipe.model])):
         prompts["uncond"] = ("negative_prompt", recipe.negative_prompt)
+    model = engine.models[recipe.model]
     return {
-        branch: engine.encode_text(recipe.model, engine.tokenize(recipe.model, text, field=name), ticket)
+        branch: zero_conditioning(model.networks["text_encoder"])
+        if name == "negative_prompt" and not text and model.zeros_for_no_negative
+        else engine.encode_text(recipe.model, engine.tokenize(recipe.model, text, field=name), ticket)
         for branch, (name, text) in prompts.items()
     }
 
@@ -71,37 +75,35 @@ def develop(
     clock: Stopwatch,
     watch: Sequence[Wrapper],
 ) -> Array:
-    """Noise -> latent [C, h, w]: the sampler of the recipe over the engine's network."""
+    """Noise -> latent [C, h, w]: the sampler of the recipe over the engine's networks."""
     parts = recipe.parts(model)
 
-    def network(x: Array, timestep: Array, names: Sequence[str]) -> Array:
-        with clock("network"):
-            times = timestep / parts.parameterization.last_timestep
-            rows = [
-                transform(conditioning[name], parts.transforms, time) for name, time in zip(names, times, strict=True)
-            ]
-            inputs = x.astype(np.float32), timestep.astype(np.float32)
-            output = engine.predict(model.name, model.denoiser, *inputs, rows, ticket)
-        clock.timings["network_calls"] = clock.timings.get("network_calls", 0) + 1
-        return output
+    def networks(role: str) -> Network:
+        transforms = parts.transforms if role == parts.network else ()
 
-    denoise = compose(parts.parameterization.branches(network), parts.guidance, parts.corrections, *watch)
+        def network(x: Array, timestep: Array, names: Sequence[str]) -> Array:
+            with clock("network"):
+                times = timestep / parts.parameterization.last_timestep
+                rows = [transform(conditioning[name], transforms, at) for name, at in zip(names, times, strict=True)]
+                inputs = x.astype(np.float32), timestep.astype(np.float32)
+                output = engine.predict(model.name, role, *inputs, rows, ticket)
+            clock.timings["network_calls"] = clock.timings.get("network_calls", 0) + 1
+            return output
+
+        return network
+
+    branches = parts.parameterization.branches(networks(parts.network))
+    denoise = compose(branches, parts.guidance, parts.corrections, *watch)
     factor = model.latent.factor
     noise = SeededNoise(recipe.seed, (model.latent.channels, recipe.height // factor, recipe.width // factor))
-    sigmas = np.array(recipe.sigmas)
-    return parts.sampler(denoise, parts.parameterization.initial(noise.draw(), sigmas[0]), sigmas, noise)
+    x = parts.start(networks, noise.draw())
+    return parts.finish(networks, parts.sampler(denoise, x, np.array(recipe.sigmas), noise))
 
 
 def transform(conditioning: Conditioning, transforms: Sequence[Transform], time: float) -> Conditioning:
     """The conditioning of one row of one call; a changed one has no digest and travels by value."""
     arrays = transformed(transforms, conditioning.arrays, time)
     return conditioning if arrays is conditioning.arrays else Conditioning(arrays, digest="")
-
-
-def explain(model: ModelDescription, recipe: Recipe) -> list[steps.Evaluation]:
-    """Every network call the recipe will make, without making any."""
-    parts = recipe.parts(model)
-    return steps.explain(parts.sampler, recipe.sigmas, parts.parameterization, parts.guidance)
 
 
 def to_uint8(pixels: Array) -> NDArray[np.uint8]:

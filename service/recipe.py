@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
 
-from service.diffusion.combinations import refuse_impossible
+from service.diffusion.combinations import refuse_idle, refuse_impossible
 from service.diffusion.guidance import GUIDANCE
 from service.diffusion.options import bound, validated
 from service.diffusion.samplers import SAMPLERS
-from service.diffusion.schedules import SCHEDULES, check
+from service.diffusion.schedules import SCHEDULES, between, check
 from service.engines.contract import ModelDescription
 from service.errors import InvalidRequest, UnknownModel
 from service.fields import (
@@ -18,7 +19,6 @@ from service.fields import (
     EXPLICIT,
     PRESETS,
     Overrides,
-    Parts,
     Preset,
     Recipe,
     load_presets,
@@ -29,7 +29,6 @@ __all__ = [
     "EXPLICIT",
     "PRESETS",
     "Overrides",
-    "Parts",
     "Preset",
     "Recipe",
     "load_presets",
@@ -39,6 +38,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+GUIDED = ("negative_prompt", "guidance_interval", "guidance_scale", "guidance_method")
+OFF = {name: DEFAULTS[name] for name in GUIDED} | {"guidance_options": validated(GUIDANCE["cfg"], {}, "")}
+STEPS = ("schedule", "schedule_options", "num_inference_steps", "sigmas", "zero_terminal_snr")
 
 
 def resolve(
@@ -61,13 +63,21 @@ def resolve(
     for name, fact in facts.items():
         if given.get(name, fact) != fact:
             raise InvalidRequest(f"{name} is {given[name]!r} in the request but {fact!r} here", field=name)
-    values = DEFAULTS | merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
-    values |= _size(given, model)
+    own = DEFAULTS | {"network": model.denoiser} | _size(given, model)
+    values = own | merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
+    if preset.levels and values.keys().isdisjoint({"schedule", "sigmas"}):
+        steps = min(values.get("num_inference_steps", len(preset.levels) - 1), max_steps)  # more are refused below
+        values["sigmas"] = between(preset.levels, steps).tolist()
+    _check_networks(values, model)
     values["guidance_options"] = _options("guidance_method", "guidance_options", values, GUIDANCE)
     values |= _schedule(values, model, max_steps)
+    _keep_to_trained_steps(own, values, given, model, presets)
     values["sampler_options"] = _sampler_options(values)
     refuse_impossible(values, model.noise_schedule.kind, model.noise_schedule.prediction)
-    return Recipe(**values)
+    recipe = Recipe(**values)
+    calls = recipe.calls(model)
+    refuse_idle(values, calls, parameterization(model, recipe.zero_terminal_snr))
+    return recipe if any("uncond" in call.rows for call in calls) else _unguided(recipe, given)
 
 
 def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> ModelDescription:
@@ -78,17 +88,12 @@ def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> 
 
 
 def _preset(given: Mapping[str, Any], model: ModelDescription, presets: Mapping[str, Preset]) -> Preset:
-    """The named preset, or the model's default; not one that is for other models, nor a change to a fixed one."""
+    """The named preset, or the model's default; not one that is for other models."""
     preset = _known("preset", given.get("preset", model.default_preset), presets)
     if not preset.suits(model):
         offered = ", ".join(name for name, other in presets.items() if other.suits(model))
         message = f"preset {preset.name} is not for {model.name}, which has: {offered}"
         raise InvalidRequest(message, field="preset")
-    trained = preset.recipe.given()
-    for name in ("schedule", "num_inference_steps") if preset.fixed else ():
-        if given.get(name, None if "sigmas" in given else trained[name]) != trained[name]:
-            message = f"preset {preset.name} is for a network trained on its own steps; leave {name} and sigmas out"
-            raise InvalidRequest(message, field=name if name in given else "sigmas")
     return preset
 
 
@@ -115,7 +120,52 @@ def _size(given: Mapping[str, Any], model: ModelDescription) -> dict[str, int]:
     raise InvalidRequest(message, field=field)
 
 
-def _schedule(values: Mapping[str, Any], model: ModelDescription, max_steps: int) -> dict[str, Any]:
+def _check_networks(values: Mapping[str, Any], model: ModelDescription) -> None:
+    for field, roles in model.choices.items():
+        if values[field] is not None and values[field] not in roles:
+            message = f"{model.name} has no {field} {values[field]!r}; known: {', '.join(roles) or 'none'}"
+            raise InvalidRequest(message, field=field)
+
+
+def _keep_to_trained_steps(
+    own: dict[str, Any],
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    model: ModelDescription,
+    presets: Mapping[str, Preset],
+) -> None:
+    """A few-step network runs at the steps of a fixed preset: one that names it, or its model's default."""
+    chosen, network = presets[values["preset"]], values["network"]
+    if chosen.fixed:
+        trained = own | chosen.recipe.given()
+        sigmas = _schedule(trained, model)["sigmas"]
+        same = network == trained["network"] and len(values["sigmas"]) == len(sigmas)
+        if not same or not np.allclose(values["sigmas"], sigmas, rtol=1e-9, atol=0):
+            changed = (name for name in ("network", *STEPS) if name in given and given[name] != trained.get(name))
+            field = next(changed, "schedule")
+            message = f"preset {chosen.name} is for a network trained on its own steps; leave {field} out"
+            raise InvalidRequest(message, field=field)
+        return
+    fixed = [preset for preset in presets.values() if preset.fixed and preset.suits(model)]
+    home = model.default_preset if network == model.denoiser else None
+    names = [preset.name for preset in fixed if preset.recipe.network == network or preset.name == home]
+    if names:
+        message = f"{network} of {model.name} was trained on its own steps; use preset {' or '.join(names)}"
+        raise InvalidRequest(message, field="network" if "network" in given else "preset")
+
+
+def _unguided(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run without guidance: what a preset says of guidance is dropped, what a request says refused."""
+    why, cure = f"no network call lies in guidance_interval {recipe.guidance_interval}", "widen guidance_interval"
+    if recipe.guidance_scale == 1:
+        why, cure = "guidance_scale 1 is off", "raise guidance_scale"
+    for name, neutral in OFF.items():
+        if name in given and getattr(recipe, name) != neutral:
+            raise InvalidRequest(f"{name} has nothing to act on: {why}; {cure} or leave {name} out", field=name)
+    return recipe.model_copy(update=OFF)
+
+
+def _schedule(values: Mapping[str, Any], model: ModelDescription, max_steps: float = inf) -> dict[str, Any]:
     """The schedule with its options, steps and sigmas; what is given of these must agree."""
     given, name = values.get("sigmas"), values.get("schedule", EXPLICIT)
     steps = values.get("num_inference_steps", len(given or ()) - 1)

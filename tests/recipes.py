@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from service.engines.contract import Latent, ModelDescription, NoiseSchedule
+from service.engines.contract import Latent, ModelDescription, Network, NoiseSchedule
 
 
 def cosine_alphas(timesteps: int = 1000) -> tuple[float, ...]:
@@ -47,10 +47,22 @@ FLOW = description(
 )
 SD15 = description("sd15", "stable-diffusion", EPS, ((512, 512),))
 MODELS = {"postcard": POSTCARD}
+
+
+def with_networks(model: ModelDescription, *roles: str) -> ModelDescription:
+    """The same model with networks of these roles."""
+    networks = {role: Network(entry=role, file="", sha256="", inputs=(), outputs=()) for role in roles}
+    return model.model_copy(update={"networks": networks})
+
+
+STUDIED = with_networks(POSTCARD, "unet", "unet_student", "unet_initial", "unet_residual").model_copy(
+    update={"name": "studied"}
+)
 FAMILY = {
     model.name: model
     for model in (
         POSTCARD,
+        STUDIED,
         FLOW,
         SD15,
         description("pixart-sigma-xl", "pixart-sigma", EPS, ((1024, 1024),)),

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner, Result
@@ -89,6 +90,10 @@ def test_the_name_chooses_the_format(tmp_path: Path, name: str, kind: str) -> No
         (["generate", "x", "-o", "x.png", "--recipe", "bad.json", *SMALL], "JSON"),
         (["generate", "x", "-o", "x.png", "--recipe", "bad.png", *SMALL], "recipe"),
         (["explain", "--engine", "gaussian", "--sampler", "nope"], "euler"),
+        (["explain", "-o", "x.png", *SMALL], "--output"),
+        (["explain", "-o", "x.svg", "--json", *SMALL], "--output"),
+        (["explain", "-o", "no/folder/x.svg", *SMALL], "no folder"),
+        (["explain", *SMALL, "--negative-prompt", "fog", "--guidance-scale", "1"], "negative_prompt"),
         (["models", "--engine", "nope"], "embedded"),
         (["serve", "--port", "70000"], "65535"),
         (["nope"], "nope"),
@@ -126,6 +131,15 @@ def test_tables_and_json_say_the_same() -> None:
     fields, table = darkroom("explain", *SMALL).stdout.split("\n\n")
     assert len(table.splitlines()) == 4
     assert [line.split()[0] for line in fields.splitlines()] == [n for n in explained["recipe"] if n != "sigmas"]
+
+
+def test_explain_draws_what_it_lists(tmp_path: Path) -> None:
+    assert darkroom("explain", "x", "-o", "steps.svg", *SMALL).exit_code == 0
+    drawn = ET.fromstring((tmp_path / "steps.svg").read_text("utf-8"))
+    listed = json.loads(darkroom("explain", "x", "--json", *SMALL).stdout)
+    assert json.loads(drawn.findtext("{*}metadata") or "") == listed["recipe"]
+    assert len(drawn.findall("{*}circle")) == len(listed["steps"])
+    assert darkroom("explain", "x", "-o", "-", *SMALL).stdout == (tmp_path / "steps.svg").read_text("utf-8")
 
 
 def test_ctrl_c_is_exit_code_130_without_a_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from service.diffusion.schedules import AYS
 from service.engines.contract import Engine, Ticket
 from service.engines.factory import open_engine
 from service.errors import InvalidRequest
-from service.pipeline import explain, generate
+from service.pipeline import generate
 from service.recipe import Overrides, load_presets, resolve
 from service.settings import Settings
 from tests.conftest import Exported
@@ -74,7 +74,7 @@ def test_our_picture_is_diffusers_picture(engine: Engine, exported: Exported, ca
 
 def test_the_table_of_steps_is_what_runs(engine: Engine) -> None:
     recipe = recipe_of(engine, sampler="heun", schedule="karras", num_inference_steps=6, guidance_interval=[1.0, 10.0])
-    table = explain(engine.models[recipe.model], recipe)
+    table = recipe.calls(engine.models[recipe.model])
     picture = generate(engine, recipe, Ticket())
     assert picture.timings["network_calls"] == len(table) == 11
     assert {call.rows for call in table} == {("cond",), ("uncond", "cond")}

@@ -5,7 +5,6 @@ import tomllib
 import numpy as np
 import pytest
 
-from service.diffusion.explain import explain
 from service.errors import InvalidRequest
 from service.recipe import PRESETS, Overrides, Recipe, load_presets, resolve
 from tests.recipes import FAMILY, POSTCARD, SD15
@@ -33,9 +32,8 @@ def test_a_preset_resolves_runs_and_says_what_it_is_for(name: str) -> None:
     assert preset.evidence.startswith(("source: ", "measured: "))
     recipe = suited(name)
     assert recipe.preset == name
-    parts = recipe.parts(FAMILY[recipe.model])
     held = recipe.guidance_options.get("zero_steps", 0)
-    calls = explain(parts.sampler, recipe.sigmas, parts.parameterization, parts.guidance)
+    calls = recipe.calls(FAMILY[recipe.model])
     assert len(calls) == recipe.num_inference_steps - held
 
 
@@ -59,8 +57,7 @@ TIMESTEPS = {
 @pytest.mark.parametrize("name", TIMESTEPS)
 def test_few_step_presets_run_at_the_published_timesteps(name: str) -> None:
     recipe = suited(name)
-    parts = recipe.parts(FAMILY[recipe.model])
-    calls = explain(parts.sampler, recipe.sigmas, parts.parameterization, parts.guidance)
+    calls = recipe.calls(FAMILY[recipe.model])
     np.testing.assert_allclose([call.timestep for call in calls], TIMESTEPS[name], atol=1e-9)
     assert {call.rows for call in calls} == {("cond",)}
 

@@ -96,15 +96,17 @@ def test_a_preset_with_its_own_sigmas_gives_way_to_steps_and_a_schedule() -> Non
     sampler=st.sampled_from(sorted(SAMPLERS)),
     schedule=st.sampled_from(sorted(set(SCHEDULES) - FLOW_ONLY - {"beta", "lcm", "leading"})),
     steps=st.integers(3, 200),
-    scale=st.floats(1, 20),
+    scale=st.floats(1, 20, exclude_min=True),
+    interval=st.sampled_from([None, [0.01, 1e6]]),
     seed=st.integers(0, 2**53 - 1),
     prompt=st.text(max_size=20),
 )
 def test_an_echoed_recipe_is_a_request_for_itself(
-    sampler: str, schedule: str, steps: int, scale: float, seed: int, prompt: str
+    sampler: str, schedule: str, steps: int, scale: float, interval: list[float] | None, seed: int, prompt: str
 ) -> None:
+    guidance = {"guidance_scale": scale, "guidance_interval": interval}
     recipe = resolved(
-        sampler=sampler, schedule=schedule, num_inference_steps=steps, guidance_scale=scale, seed=seed, prompt=prompt
+        sampler=sampler, schedule=schedule, num_inference_steps=steps, seed=seed, prompt=prompt, **guidance
     )
     body = json.loads(recipe.model_dump_json())
     assert resolved(**body) == recipe
@@ -122,7 +124,7 @@ def test_explicit_sigmas_survive_to_the_last_bit(levels: list[float]) -> None:
     assert recipe.schedule == "explicit"
 
 
-NULLABLE = {"guidance_interval", "epsilon_scaling", "time_shift", "cads"}
+NULLABLE = {"initial_network", "residual_network", "guidance_interval", "epsilon_scaling", "time_shift", "cads"}
 
 
 def test_null_means_none_where_it_can_and_not_set_elsewhere() -> None:
@@ -217,6 +219,9 @@ def test_the_limit_of_steps_is_the_callers() -> None:
 FLOW_BODY = {"model": "sd3-medium", "schedule": "trailing", "guidance_interval": None}
 UNIPC = {"sampler": "unipc", "sampler_options": {"order": 3}}
 APG = {"guidance_method": "apg"}
+SDE = {"sampler": "dpmpp_2m_sde"}
+HELD = FLOW_BODY | {"sampler": "euler", "guidance_method": "cfg_zero", "guidance_options": {"zero_steps": 3}}
+STARTED = {"model": "studied", "initial_network": "unet_initial"}
 X0_ONLY = {"epsilon_scaling": {"scale": 1.01, "form": "x0_only"}}
 
 
@@ -254,6 +259,18 @@ X0_ONLY = {"epsilon_scaling": {"scale": 1.01, "form": "x0_only"}}
         ({"schedule": "leading", "num_inference_steps": 1}, "schedule_options", "use trailing"),
         ({"sampler": "DPM++ 2M Karras", "schedule": "ays"}, "schedule", "give one of them"),
         ({"sampler": "PLMS"}, "sampler", "known: ddim"),
+        (FLOW_BODY | {"guidance_method": "cfg_zero", "guidance_scale": 1}, "guidance_scale", "use cfg"),
+        (HELD | {"num_inference_steps": 3}, "guidance_options.zero_steps", "fewer zero_steps"),
+        ({"network": "unet_student"}, "network", "known: unet"),
+        ({"network": "vae_decoder"}, "network", "known: unet"),
+        ({"model": "studied", "network": "unet_initial"}, "network", "known: unet, unet_student"),
+        ({"initial_network": "unet_initial"}, "initial_network", "known: none"),
+        ({"model": "studied", "initial_network": "unet_student"}, "initial_network", "known: unet_initial"),
+        ({"residual_network": "unet"}, "residual_network", "known: none"),
+        ({"network": 1}, "network", "string"),
+        (STARTED | {"zero_terminal_snr": True}, "initial_network", "leave initial_network out"),
+        (STARTED | {"sampler": "flash"}, "initial_network", "use ddim"),
+        (STARTED | {"sampler": "euler_cfg_pp", "guidance_scale": 0.6}, "initial_network", "use cfg"),
     ],
 )
 def test_impossible_combinations_say_what_to_do_instead(fields: dict[str, Any], field: str, sentence: str) -> None:
@@ -262,6 +279,49 @@ def test_impossible_combinations_say_what_to_do_instead(fields: dict[str, Any], 
         resolve(Overrides.parse(body), PRESETS, FAMILY, "embedded", "bf16")
     assert caught.value.field == field
     assert sentence in caught.value.message
+
+
+MISSED = {"guidance_interval": [1e5, 1e6]}
+ONCE = {"num_inference_steps": 1, "guidance_interval": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "sentence"),
+    [
+        ({"negative_prompt": "fog", "guidance_scale": 1}, "negative_prompt", "raise guidance_scale or leave"),
+        ({"negative_prompt": "fog"} | MISSED, "negative_prompt", "widen guidance_interval or leave"),
+        ({"negative_prompt": "fog", "model": "sdxl-lcm", "preset": "lcm"}, "negative_prompt", "raise guidance_scale"),
+        ({"guidance_scale": 1, "guidance_interval": [1, 5]}, "guidance_interval", "raise guidance_scale"),
+        ({"guidance_scale": 3} | MISSED, "guidance_interval", "widen guidance_interval"),
+        ({"guidance_scale": 3, "num_inference_steps": 1}, "guidance_scale", "no network call lies in"),
+        (APG | {"guidance_scale": 1}, "guidance_method", "raise guidance_scale"),
+        ({"guidance_scale": 1, "guidance_options": {"rescale": 0.7}}, "guidance_options", "raise guidance_scale"),
+        (SDE | {"sampler_options": {"eta": 0, "s_noise": 1.1}}, "sampler_options.s_noise", "raise eta"),
+        ({"schedule": "trailing", "schedule_options": {"start": 1000}}, "schedule_options", "at most 999"),
+        (ONCE | {"epsilon_scaling": {"scale": 1.01}}, "epsilon_scaling", "add steps"),
+        (ONCE | {"time_shift": {"data_variance": 0.5}}, "time_shift.cutoff", "lower the cutoff"),
+        ({"time_shift": {"data_variance": 0.5, "cutoff": 950}}, "time_shift.cutoff", "lower the cutoff"),
+        ({"cads": {}, "sigmas": [0.5, 0.1, 0]}, "cads.tau1", "lower tau1"),
+    ],
+)
+def test_what_would_be_accepted_and_ignored_is_refused(fields: dict[str, Any], field: str, sentence: str) -> None:
+    body = {"prompt": "a lake", "seed": 3, "model": "postcard"} | fields
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(Overrides.parse(body), PRESETS, FAMILY, "embedded", "bf16")
+    assert caught.value.field == field
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize("fields", [{"guidance_scale": 1}, {"num_inference_steps": 1}, {"guidance_scale": 1} | MISSED])
+def test_guidance_of_a_preset_that_nothing_uses_is_not_in_the_recipe(fields: dict[str, Any]) -> None:
+    given = {name: value for name, value in fields.items() if name != "guidance_interval"}
+    presets = preset_of(**(PRESETS["balanced"].recipe.given() | APG | {"negative_prompt": "fog"} | fields))
+    body = {"prompt": "", "seed": 0, "preset": "own"} | given
+    recipe = resolve(Overrides.parse(body), presets, MODELS, "embedded", "fp32")
+    assert (recipe.negative_prompt, recipe.guidance_scale, recipe.guidance_interval) == ("", 1.0, None)
+    assert (recipe.guidance_method, recipe.guidance_options) == ("cfg", {"rescale": 0.0})
+    echo = Overrides.parse(json.loads(recipe.model_dump_json()))
+    assert resolve(echo, presets, MODELS, "embedded", "fp32") == recipe
 
 
 def test_labels_of_other_programs_are_echoed_as_ours() -> None:

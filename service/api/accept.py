@@ -1,8 +1,9 @@
-"""Content negotiation of pictures, RFC 9110 section 12.5.1: the Accept header against JSON and three file formats."""
+"""Content negotiation of pictures, RFC 9110 section 12.5.1: the Accept header against JSON and file formats."""
 
 from service.api.errors import NotAcceptable
 
 JSON = "application/json"
+SVG = "image/svg+xml"
 EVENTS = "text/event-stream"
 OFFERS = (JSON, "image/png", "image/webp", "image/jpeg")  # in the order that decides ties
 

@@ -4,18 +4,19 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from service import pipeline
+from service import chart
 from service.api import accept, body, catalogue, pictures, schemas, streaming
-from service.api.deps import House
+from service.api.deps import Caller, House, caller
 from service.api.errors import NothingInProgress, documented
 from service.errors import Cancelled
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(caller)], responses=documented(401, 403))
 
 T = TypeVar("T")
 FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "binary"}} for media in accept.OFFERS[1:]}
+CHART: dict[str, Any] = {accept.SVG: {"schema": {"type": "string"}}}
 STREAM: dict[str, Any] = {accept.EVENTS: {"schema": {"$ref": "#/components/schemas/Event"}}}
 
 
@@ -25,11 +26,11 @@ STREAM: dict[str, Any] = {accept.EVENTS: {"schema": {"$ref": "#/components/schem
     response_model=schemas.ImageResponse,
     openapi_extra=body.documented(schemas.ImageRequest),
 )
-async def generations(request: Request, house: House) -> Response:
+async def generations(request: Request, house: House, key: Caller) -> Response:
     """A prompt and a recipe become pictures: JSON, the file of one (``Accept: image/png``), or a stream of events."""
     asked = await body.read(request, schemas.ImageRequest, house.settings.max_body_bytes)
     media = accept.of_pictures(request.headers.get("accept", ""), stream=bool(asked.stream))
-    order = pictures.order(house, asked, media, request.state.record)
+    order = await asyncio.to_thread(pictures.order, house, asked, media, request.state.record, key)
     if media == accept.EVENTS:
         return streaming.EventStream(house.runner, order, request.state.record)
     made = await unless_disconnected(request, house.runner.make(order))
@@ -37,22 +38,29 @@ async def generations(request: Request, house: House) -> Response:
 
 
 @router.delete("/images/generations/{request_id:path}", responses=documented(404))
-async def cancel(request_id: str, house: House) -> schemas.Cancellation:
+async def cancel(request_id: str, house: House, key: Caller) -> schemas.Cancellation:
     """Stop what is in progress under this ``x-request-id``, at its next network call."""
-    if not house.runner.cancel(request_id):
+    if not house.runner.cancel(request_id, key.name if key else None):
         raise NothingInProgress(f"nothing is in progress under {request_id[:128]}", field="request_id")
     return schemas.Cancellation(id=request_id)
 
 
 @router.post(
-    "/explain", responses=documented(400, 404, 413, 415), openapi_extra=body.documented(schemas.ExplainRequest)
+    "/explain",
+    responses={200: {"content": CHART}, **documented(400, 404, 406, 413, 415)},
+    response_model=schemas.Explanation,
+    openapi_extra=body.documented(schemas.ExplainRequest),
 )
-async def explain(request: Request, house: House) -> schemas.Explanation:
-    """A recipe resolved, with its table of network calls, without running it."""
+async def explain(request: Request, house: House) -> Response:
+    """A recipe resolved, with its network calls as a table or drawn (``Accept: image/svg+xml``), without running it."""
     asked = await body.read(request, schemas.ExplainRequest, house.settings.max_body_bytes)
-    recipe = pictures.resolved(house, asked, request.state.record)
-    calls = await asyncio.to_thread(pipeline.explain, house.engine.models[recipe.model], recipe)
-    return schemas.Explanation(recipe=recipe, steps=[schemas.Evaluation(**call._asdict()) for call in calls])
+    media = accept.best(request.headers.get("accept", ""), (accept.JSON, accept.SVG))
+    recipe = await asyncio.to_thread(pictures.resolved, house, asked, request.state.record)
+    calls = await asyncio.to_thread(recipe.calls, house.engine.models[recipe.model])
+    if media == accept.SVG:
+        return Response(chart.steps(recipe, calls), media_type=media)
+    answer = schemas.Explanation(recipe=recipe, steps=[schemas.Evaluation(**call._asdict()) for call in calls])
+    return Response(answer.model_dump_json(), media_type=media)
 
 
 @router.get("/models", responses=documented())

@@ -11,6 +11,7 @@ from service.api import accept, schemas
 from service.api.deps import Parts
 from service.engines.contract import Ticket
 from service.errors import InvalidRequest
+from service.keys import Key
 from service.recipe import Recipe
 from service.runner import Made, Order
 
@@ -24,10 +25,14 @@ def resolved(house: Parts, asked: schemas.RecipeRequest, record: dict[str, Any])
     return recipe
 
 
-def order(house: Parts, asked: schemas.ImageRequest, media: str, record: dict[str, Any]) -> Order:
+def order(
+    house: Parts, asked: schemas.ImageRequest, media: str, record: dict[str, Any], key: Key | None = None
+) -> Order:
     """The pictures of a request: ``n`` recipes that differ in the seed, and the file they become."""
     output_format, quality = _file(asked, media)
     first = resolved(house, asked, record)
+    if key:
+        key.check(first.preset)
     count = asked.n or 1
     if first.seed + count > schemas.SEEDS:
         raise InvalidRequest(f"the seeds of {count} pictures go beyond {schemas.SEEDS - 1}", field="seed")
@@ -38,7 +43,7 @@ def order(house: Parts, asked: schemas.ImageRequest, media: str, record: dict[st
     if asked.partial_images is not None and not asked.stream:
         raise InvalidRequest("previews travel in a stream; add stream: true", field="partial_images")
     deadline = None if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
-    ticket = Ticket(request_id=record["request_id"], deadline=deadline)
+    ticket = Ticket(record["request_id"], tenant=key.name if key else "", deadline=deadline)
     return Order(recipes, output_format, quality, asked.partial_images or 0, ticket)
 
 

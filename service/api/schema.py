@@ -34,6 +34,9 @@ def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = _known_here(schema, parts) if issubclass(model, RecipeRequest) else schema
     schemas["Event"] = _event()
+    if parts.keys.required:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         operation["responses"].pop("422", None)  # FastAPI's own, which a path parameter of any text cannot cause
     for name in ("HTTPValidationError", "ValidationError"):
@@ -54,6 +57,13 @@ def _event() -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def _networks(parts: Parts) -> dict[str, list[Any]]:
+    """The roles that a recipe may name in each of its fields for networks."""
+    choices = [model.choices for model in parts.engine.models.values()]
+    fields = ("network", "initial_network", "residual_network")
+    return {field: sorted({role for each in choices for role in each[field]}) for field in fields}
+
+
 def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
     """Names and bounds that depend on this service's models, presets and settings."""
     sizes = {size for model in parts.engine.models.values() for size in model.sizes}
@@ -62,6 +72,7 @@ def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
         "model_digest": [model.digest for model in parts.engine.models.values()],
         "engine": [parts.engine.name],
         "precision": [parts.engine.precision],
+        **_networks(parts),
         "preset": [p.name for p in parts.presets.values() if any(map(p.suits, parts.engine.models.values()))],
         "sampler": list(SAMPLERS),
         "schedule": [*SCHEDULES, EXPLICIT],

@@ -188,10 +188,11 @@ class Evaluation(BaseModel):
     """One network call that a recipe would make."""
 
     step: int = Field(description="the interval of sigmas that it serves, from 0")
-    sigma: float
+    sigma: float = Field(description="0 after the last step")
     timestep: float = Field(description="the network's clock")
     rows: list[str] = Field(description='["cond"] or ["uncond", "cond"]')
     nfe: int = Field(description="network calls so far, this one included")
+    network: str = Field(description="its role in the model")
 
 
 class Explanation(BaseModel):

@@ -108,6 +108,11 @@ def cfg_zero(
 GUIDANCE: dict[str, Callable[..., Guidance]] = {"cfg": cfg, "apg": apg, "cfg_pp": cfg_pp, "cfg_zero": cfg_zero}
 
 
+def acts(sigma: float, interval: Interval | None) -> bool:
+    """Whether guidance acts at this sigma; without an interval it does everywhere."""
+    return interval is None or interval[0] < sigma <= interval[1]
+
+
 def along(a: Array, b: Array) -> float:
     """The coefficient of a's projection on b; 0 for b = 0."""
     square = float((b * b).sum())
@@ -119,7 +124,7 @@ def _guided(combine: Combine, interval: Interval | None, *, both: bool = True) -
 
     def guide(branches: Branches) -> Denoiser:
         def denoise(x: Array, sigma: float) -> Denoised:
-            if not both or (interval is not None and not interval[0] < sigma <= interval[1]):
+            if not both or not acts(sigma, interval):
                 return branches(x, sigma, ("cond",))[0]
             uncond, cond = branches(x, sigma, ("uncond", "cond"))
             return combine(x, sigma, uncond, cond)

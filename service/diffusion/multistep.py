@@ -5,7 +5,7 @@ The step to sigma 0 is first order in all of them: it returns x0.
 
 from math import exp, expm1, log, sqrt
 
-from numpy.polynomial import Polynomial
+import numpy as np
 
 from service.diffusion.ode import steps
 from service.diffusion.options import Eta, NoiseScale, Order, Solver
@@ -111,19 +111,17 @@ def deis(denoise: Denoiser, x: Array, sigmas: Array, _noise: Noise, *, order: Or
         if sigma_next == 0:
             return x0
         history = [(log(sigma), eps), *history][: min(order, count - i) if count < 15 else order]
-        nodes = [node - log(sigma) for node, _ in history]
-        h = log(sigma_next / sigma)
-        x = x + sum(sigma * _lagrange_integral(nodes, j, h) * eps for j, (_, eps) in enumerate(history))
+        weights = _lagrange_integrals([node - log(sigma) for node, _ in history], log(sigma_next / sigma))
+        x = x + sum(sigma * weight * eps for weight, (_, eps) in zip(weights, history, strict=True))
     return x
 
 
-def _lagrange_integral(nodes: list[float], j: int, h: float) -> float:
-    """The integral from 0 to h of exp(u) P(u), P being the j-th Lagrange polynomial."""
-    lagrange = Polynomial([1.0])
-    for i, node in enumerate(nodes):
-        if i != j:
-            lagrange = lagrange * Polynomial([-node, 1.0]) / (nodes[j] - node)
-    primitive = lagrange  # Q with (exp(u) Q(u))' = exp(u) P(u): Q = P - P' + P'' - ...
-    for k in range(1, len(nodes)):
-        primitive = primitive + (-1) ** k * lagrange.deriv(k)
-    return float(exp(h) * primitive(h) - primitive(0.0))
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)
+
+
+def _lagrange_integrals(nodes: list[float], h: float) -> list[float]:
+    """The integral from 0 to h of exp(u) P(u) for every Lagrange polynomial P of the nodes, by its moments."""
+    shares = (NODES + 1) / 2  # u / h
+    moments = [h / 2 * (WEIGHTS @ (np.exp(h * shares) * shares**k)) for k in range(len(nodes))]
+    weights: list[float] = np.linalg.solve(np.vander(np.array(nodes) / h, increasing=True).T, moments).tolist()
+    return weights

@@ -1,38 +1,48 @@
 """Steps that name another network of the model: a network is an argument, not a global."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
+from service.diffusion.guidance import Interval, acts
 from service.diffusion.parameterization import Network, Parameterization
-from service.diffusion.types import Array, Branches, Denoised
+from service.diffusion.types import Array
+
+Networks = Callable[[str], Network]  # by role
+Stage = Callable[[Networks, Array], Array]
 
 
-def initial_x0(network: Network, parameterization: Parameterization, noise: Array, sigma: float, scale: float) -> Array:
-    """SingDiffusion's first step (Zhang et al. 2024, eq. 17): x at ``sigma`` from a network that sees pure noise.
+def start(
+    role: str | None, parameterization: Parameterization, sigma: float, scale: float, interval: Interval | None
+) -> Stage:
+    """Unit noise -> x at the first sigma.
 
-    The network predicts x0 at T; its guided mean is divided by the scale, (u + scale (c - u)) / scale.
+    With a role, SingDiffusion's first step (Zhang et al. 2024, eq. 17): that network predicts x0 from pure noise at T;
+    its guided mean is divided by the scale, (u + scale (c - u)) / scale.
     """
-    names = ("cond",) if scale == 1 else ("uncond", "cond")
-    rows = np.repeat(noise[None], len(names), axis=0)
-    clock = np.full(len(names), parameterization.sigma_to_timestep(float(parameterization.noise_levels[-1])))
-    outputs: Array = np.asarray(network(rows, clock, names), dtype=np.float64)
-    u, c = outputs[0], outputs[-1]
-    start: Array = (u + scale * (c - u)) / scale + sigma * noise
-    return start
+
+    def begin(networks: Networks, noise: Array) -> Array:
+        if role is None:
+            return parameterization.initial(noise, sigma)
+        names = ("uncond", "cond") if scale != 1 and acts(sigma, interval) else ("cond",)
+        rows = np.repeat(noise[None], len(names), axis=0)
+        clock = np.full(len(names), parameterization.last_timestep)
+        outputs: Array = np.asarray(networks(role)(rows, clock, names), dtype=np.float64)
+        u, c = outputs[0], outputs[-1]
+        x: Array = (u + scale * (c - u)) / (scale if len(names) > 1 else 1) + sigma * noise
+        return x
+
+    return begin
 
 
-def residual(network: Network, x: Array) -> Array:
-    """Residual learning's last step (Zhang et al. 2024b): x + R(x), R trained on what a sampler leaves behind."""
-    outputs: Array = np.asarray(network(x[None], np.zeros(1), ("cond",)), dtype=np.float64)
-    corrected: Array = x + outputs[0]
-    return corrected
+def finish(role: str | None) -> Stage:
+    """Sampled latent -> latent; with a role, residual learning's last step x + R(x) (Zhang et al. 2024b)."""
 
+    def end(networks: Networks, x: Array) -> Array:
+        if role is None:
+            return x
+        outputs: Array = np.asarray(networks(role)(x[None], np.zeros(1), ("cond",)), dtype=np.float64)
+        corrected: Array = x + outputs[0]
+        return corrected
 
-def switched(branches: Branches, other: Branches, low: float, high: float) -> Branches:
-    """``other`` for sigma in (low, high], ``branches`` elsewhere: a student, an expert for a range of noise."""
-
-    def evaluate(x: Array, sigma: float, names: Sequence[str]) -> list[Denoised]:
-        return (other if low < sigma <= high else branches)(x, sigma, names)
-
-    return evaluate
+    return end

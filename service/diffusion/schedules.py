@@ -59,7 +59,9 @@ def linspace(noise_levels: Array, n: int) -> Array:
 
 def trailing(noise_levels: Array, n: int, *, start: Annotated[int, Interval(ge=1)] | None = None) -> Array:
     """Evenly spaced timesteps that start at the last (Lin et al. 2024, table 2; "sgm_uniform"), or at ``start``."""
-    total = len(noise_levels) if start is None else min(start + 1, len(noise_levels))
+    total = len(noise_levels) if start is None else start + 1
+    if total > len(noise_levels):
+        raise ValueError(f"start must be at most {len(noise_levels) - 1}, the model's last timestep")
     return _at(noise_levels, np.round(total - np.arange(n) * (total / n)) - 1)
 
 
@@ -160,6 +162,12 @@ FLOW_ONLY = frozenset({"flow_shift", "flow_resolution"})
 VP_ONLY = frozenset({"ays", "ays_a1111"})  # their tables are levels of VP models
 
 
+def between(levels: Sequence[float], n: int) -> Array:
+    """n steps on a table of noise levels: log-linear in it, the last level becomes 0 (Sabour et al. 2024)."""
+    known = np.array(levels, dtype=np.float64)
+    return _end(_log_linear(known, np.linspace(0, 1, n + 1)[:-1]), known[0])
+
+
 def check(sigmas: Sequence[float] | Array, noise_levels: Array) -> Array:
     """The sigmas as float64 [n + 1], or a ValueError that says what is wrong with them."""
     levels = np.array(sigmas, dtype=np.float64)
@@ -179,7 +187,12 @@ def _ays(noise_levels: Array, table: Table, points: Array) -> Array:
     if table == "auto":
         table = "squaredcos" if noise_levels[-1] > 50 else "sd15"
     known = _at(noise_levels, np.array(AYS[table]) * (len(noise_levels) - 1) / 999)[:-1]
-    return _end(np.exp(np.interp(points, np.linspace(0, 1, len(known)), np.log(known))), known[0])
+    return _end(_log_linear(known, points), known[0])
+
+
+def _log_linear(known: Array, points: Array) -> Array:
+    """Levels at points of [0, 1] between the first and the last known one."""
+    return np.asarray(np.exp(np.interp(points, np.linspace(0, 1, len(known)), np.log(known))))
 
 
 def _range(noise_levels: Array, sigma_min: float | None, sigma_max: float | None) -> tuple[float, float]:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -27,18 +28,27 @@ class Tensor(_Frozen):
     """One named input or output of a network; -1 marks a dynamic dimension, the batch is not listed."""
 
     name: str
-    dtype: Literal["fp32", "fp16", "bf16", "int32", "int64"]
+    dtype: Literal["fp32", "fp16", "int64"]
     shape: tuple[int, ...]
 
 
 class Network(_Frozen):
-    """One entry of the model repository: <entry>/1/<file>, its tensors, its digest (sha256 of the file)."""
+    """One entry of the model repository: <entry>/1/<file>, its tensors, its digest (``digest_of`` the file).
+
+    Models whose networks are equal share an entry.
+    """
 
     entry: str
     file: str
     sha256: str
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"  # of the arithmetic that was exported
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits by which a server shows that it serves this network."""
+        return self.sha256[:16]
 
 
 class Tokenizer(_Frozen):
@@ -80,6 +90,7 @@ class ModelDescription(_Frozen):
     tokenizers: tuple[Tokenizer, ...]
     networks: Mapping[str, Network]  # role ("text_encoder", "unet" or "transformer", "vae_decoder") -> network
     preview: tuple[tuple[float, ...], ...]  # [channels + 1, 3]: latent -> RGB in [-1, 1], last row is the bias
+    zeros_for_no_negative: bool = False  # without a negative prompt, the unconditional conditioning is zeros
 
     @property
     def denoiser(self) -> str:
@@ -87,9 +98,36 @@ class ModelDescription(_Frozen):
         return "transformer" if "transformer" in self.networks else "unet"
 
     @property
+    def choices(self) -> Mapping[str, list[str]]:
+        """What a recipe may name in each of its fields for networks; all of these take what the denoiser takes.
+
+        "unet_initial..." predict x0 from pure noise, "unet_residual..." what a sampled latent lacks; any other
+        "unet_..." predicts what the unet does (a few-step student).
+        """
+        further = [role for role in self.networks if role.startswith(f"{self.denoiser}_")]
+        initial, residual = (
+            [role for role in further if role.startswith(f"{self.denoiser}_{use}")] for use in ("initial", "residual")
+        )
+        network = [self.denoiser, *(role for role in further if role not in (*initial, *residual))]
+        return {"network": network, "initial_network": initial, "residual_network": residual}
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
     def digest(self) -> str:
         """Sixteen hex digits over the description, which holds the digest of every network file."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def digest_of(file: Path) -> str:
+    """sha256 of a network's file, continued over the weights that lie beside it where they exceed 2 GB."""
+    digest = hashlib.sha256()
+    for part in (file, file.with_name(f"{file.name}.data")):
+        if part == file or part.exists():
+            with part.open("rb") as content:
+                hashlib.file_digest(content, lambda: digest)
+    return digest.hexdigest()
 
 
 def load_descriptions(repository: Path) -> dict[str, tuple[ModelDescription, Path]]:

@@ -50,11 +50,11 @@ class Running:
 @contextmanager
 def serving(engine: Engine | None = None, **settings: object) -> Iterator[Running]:
     """An application over ``engine`` on a free port, stopped at the end."""
-    folder = tempfile.TemporaryDirectory()  # what one test learns of costs is not the next one's
-    chosen = Settings(**{"engine": "gaussian", "cache_dir": folder.name, **settings})
-    app = create_app(chosen, engine or GaussianEngine())
     started = threading.Event()
-    with bound("127.0.0.1", 0) as listener:
+    # what one test learns of costs is not the next one's
+    with tempfile.TemporaryDirectory() as folder, bound("127.0.0.1", 0) as listener:
+        chosen = Settings(**{"engine": "gaussian", "cache_dir": folder, **settings})
+        app = create_app(chosen, engine or GaussianEngine())
         server = Server(app, chosen, started.set)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -68,7 +68,6 @@ def serving(engine: Engine | None = None, **settings: object) -> Iterator[Runnin
                 engine.go.set()
             server.should_exit = True
             thread.join(20)
-            folder.cleanup()
     assert not thread.is_alive()
 
 

@@ -24,6 +24,9 @@ def agree(body: dict[str, Any]) -> None:
     if body.get("width") not in (None, 256, 384):
         body.pop("width")
     body.pop("guidance_method", None)  # some need a flow model, as do some schedules
+    body |= {"guidance_interval": None, "epsilon_scaling": None}  # few steps may miss those of a preset
+    if body.get("guidance_scale") == 1:
+        body.pop("negative_prompt", None)
     if str(body.get("schedule")).startswith("flow"):
         body.pop("schedule")
     if body.get("stream"):

@@ -129,7 +129,7 @@ def test_what_fails_later_is_an_event_that_the_openai_client_raises(running: Run
 def test_too_much_is_429_and_not_a_stream() -> None:
     engine = Held()
     with (
-        serving(engine, max_concurrency=1, max_queue=0) as running,
+        serving(engine, max_concurrency=1, max_wait_seconds=1) as running,
         running.client.stream("POST", ROUTE, json=BODY) as first,
     ):
         assert first.status_code == 200

@@ -1,10 +1,10 @@
-"""diffusers' schedulers as the oracle, in double precision, driven by the same analytic network as ours."""
+"""diffusers' schedulers as the oracle, driven by the same analytic network as ours: in float64, or as they are."""
 
 import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -56,15 +56,15 @@ def scheduler_class(name: str) -> tuple[Any, Any]:
 
 
 @contextmanager
-def scheduler(name: str, noises: Sequence[Array] = (), **config: Any) -> Iterator[Any]:
-    """A diffusers scheduler in double precision; ``noises`` are handed out where it would draw its own."""
+def scheduler(name: str, noises: Sequence[Array] = (), dtype: Any = np.float64, **config: Any) -> Iterator[Any]:
+    """A diffusers scheduler, in double precision or as it is; ``noises`` are handed out where it would draw its own."""
     cls, module = scheduler_class(name)
     supply = iter(noises)
     original = getattr(module, "randn_tensor", None)
     if original is not None:
-        module.randn_tensor = lambda *_, **__: torch.from_numpy(next(supply))
+        module.randn_tensor = lambda *_, **__: torch.from_numpy(next(supply).astype(dtype))
     try:
-        with double_precision(module), warnings.catch_warnings():
+        with double_precision(module) if dtype is np.float64 else nullcontext(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "__array", DeprecationWarning)  # torch tensors under NumPy 2
             warnings.filterwarnings("ignore", "divide by zero", RuntimeWarning)  # DEIS in the step to sigma 0
             yield cls(**config)
@@ -74,9 +74,9 @@ def scheduler(name: str, noises: Sequence[Array] = (), **config: Any) -> Iterato
 
 
 @cache
-def alphas_cumprod(betas: str) -> Array:
-    """The cumulative alphas of one of ``BETAS`` in float64."""
-    with scheduler("EulerDiscreteScheduler", **BETAS[betas]) as oracle:
+def alphas_cumprod(betas: str, dtype: Any = np.float64) -> Array:
+    """The cumulative alphas of one of ``BETAS``."""
+    with scheduler("EulerDiscreteScheduler", dtype=dtype, **BETAS[betas]) as oracle:
         return oracle.alphas_cumprod.numpy().copy()
 
 
@@ -86,12 +86,14 @@ def network(x: Array, timestep: float) -> Array:
 
 
 @cache
-def ours(prediction: Any, betas: str) -> tuple[Parameterization, Denoiser]:
-    """The parameterization and the denoiser of ``network``."""
-    parameterization = Parameterization("vp", prediction, alphas_cumprod(betas).tolist())
+def ours(
+    prediction: Any, betas: str, dtype: Any = np.float64, trained: Any = np.float64
+) -> tuple[Parameterization, Denoiser]:
+    """The parameterization and the denoiser of ``network``, which computes in ``dtype``; alphas as in ``trained``."""
+    parameterization = Parameterization("vp", prediction, alphas_cumprod(betas, trained).tolist())
 
     def rows(x: Array, timestep: Array, _names: Sequence[str]) -> Array:
-        return np.stack([network(row, clock) for row, clock in zip(x, timestep, strict=True)])
+        return np.stack([network(row.astype(dtype), dtype(t)) for row, t in zip(x, timestep, strict=True)])
 
     return parameterization, compose(parameterization.branches(rows), cfg(1.0, None, parameterization), [])
 
@@ -123,8 +125,9 @@ def oracle_trajectory(
     sigmas: Array,
     step: dict[str, Any],
     path: Callable[..., torch.Tensor] | None = None,
+    dtype: Any = np.float64,
 ) -> list[Array]:
-    """The same for a diffusers scheduler on exactly these sigmas, scaled to x0 + sigma * eps.
+    """The same for a diffusers scheduler on exactly these sigmas, scaled to x0 + sigma * eps in float64.
 
     The clock is ours: diffusers' multistep schedulers round theirs to integers, which is no part of the solver.
     """
@@ -142,17 +145,18 @@ def oracle_trajectory(
         if kind == "DPMSolverSDEScheduler":
             clocked[1:-1:2] = np.sqrt(sigmas[:-2] * sigmas[1:-1])
     if hasattr(oracle, "sigmas"):
-        oracle.sigmas = torch.from_numpy(levels.copy())
+        oracle.sigmas = torch.from_numpy(levels.astype(dtype))
     if hasattr(oracle, "set_begin_index"):
         oracle.set_begin_index(0)
     scale = [1.0 if variance_exploding else float(np.sqrt(1 + sigma**2)) for sigma in clocked]
-    sample, seen = torch.from_numpy(x / scale[0]), []
+    sample, seen = torch.from_numpy((x / scale[0]).astype(dtype)), []
     for i, sigma in enumerate(clocked[:-1]):
-        seen.append(sample.numpy() * scale[i])
+        seen.append(np.float64(sample.numpy()) * scale[i])
         timestep = oracle.timesteps[i]
-        inputs = sample.numpy() / (np.sqrt(1 + sigma**2) if variance_exploding else 1)
+        inputs = sample.numpy() / dtype(np.sqrt(1 + sigma**2) if variance_exploding else 1)
         oracle.scale_model_input(sample, timestep)
-        output = torch.from_numpy(network(inputs, parameterization.sigma_to_timestep(sigma)))
-        extra = {name: torch.from_numpy(v[i]) if isinstance(v, np.ndarray) else v for name, v in step.items()}
+        output = torch.from_numpy(network(inputs, dtype(parameterization.sigma_to_timestep(sigma))))
+        extra = {k: torch.from_numpy(v[i].astype(dtype)) if isinstance(v, np.ndarray) else v for k, v in step.items()}
         sample = oracle.step(output, timestep, sample, **extra).prev_sample
-    return [*seen, sample.numpy()]
+    assert sample.numpy().dtype == dtype
+    return [*seen, np.float64(sample.numpy())]

@@ -1,6 +1,5 @@
-"""Time shift, "x0 only" scaling, CADS, and steps that name another network."""
+"""Time shift, "x0 only" scaling, and CADS."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +7,6 @@ import pytest
 
 from service.diffusion.conditioning import cads, transformed
 from service.diffusion.corrections import epsilon_scaling, time_shift
-from service.diffusion.networks import initial_x0, residual, switched
-from service.diffusion.parameterization import Parameterization
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.diffusion.types import Array, Denoised
@@ -122,85 +119,3 @@ def test_transforms_fold_first_one_first() -> None:
         [lambda a, _t: {k: v + 1 for k, v in a.items()}, lambda a, t: {k: v * t for k, v in a.items()}], Y, 2.0
     )
     np.testing.assert_array_equal(doubled["encoder_hidden_states"], (Y["encoder_hidden_states"] + 1) * 2)
-
-
-MEAN = np.full(X.shape, 2.5)  # all that pure noise says about a world of bright pictures
-WORLD = Parameterization("vp", "eps", (1 / (1 + P.noise_levels**2)).tolist())
-
-
-def perfect(x: Array, _timestep: Array, names: Sequence[str]) -> Array:
-    """The exact network of a world in which every picture is MEAN (cond) or 0 (uncond)."""
-    sigma = WORLD.timestep_to_sigma(float(_timestep[0]))
-    means = [MEAN if name == "cond" else 0 * MEAN for name in names]
-    return np.stack([(row * np.hypot(1, sigma) - mean) / sigma for row, mean in zip(x, means, strict=True)])
-
-
-@pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_singdiffusion_starts_where_a_forward_process_would(scale: float) -> None:
-    """Average brightness: sqrt(abar) F(x_1) + sqrt(1 - abar) x_1 with guidance divided by its scale."""
-    calls: list[tuple[str, ...]] = []
-
-    def initial(x: Array, timestep: Array, names: Sequence[str]) -> Array:
-        calls.append(tuple(names))
-        assert timestep.tolist() == [999.0] * len(names)
-        np.testing.assert_array_equal(x, np.stack([X] * len(names)))
-        return np.stack([MEAN if name == "cond" else 0 * MEAN for name in names])
-
-    sigma = float(SIGMAS[0])
-    x = initial_x0(initial, P, X, sigma, scale)
-    alpha = 1 / np.hypot(1, sigma)
-    np.testing.assert_allclose(alpha * x, alpha * MEAN + sigma * alpha * X, rtol=1e-12)  # u = 0: (w c) / w = c
-    assert calls == [("cond",) if scale == 1 else ("uncond", "cond")]
-
-
-def test_singdiffusion_removes_the_brightness_that_a_noise_network_cannot_know() -> None:
-    """A network blind to the mean at T (it says eps = x) loses it for ever; the initial network brings it back."""
-
-    def blind(x: Array, timestep: Array, names: Sequence[str]) -> Array:
-        return x if timestep[0] == 999 else perfect(x, timestep, names)
-
-    def run(start: Array) -> float:
-        branches, first = WORLD.branches(blind), float(SIGMAS[0])
-        eps = branches(start, first, ("cond",))[0].eps
-        return float(np.mean(start + (SIGMAS[1] - first) * eps) - np.mean(SIGMAS[1] * X))
-
-    without = run(P.initial(X, float(SIGMAS[0])))
-    with_initial = run(initial_x0(lambda x, *_: np.stack([MEAN] * len(x)), P, X, float(SIGMAS[0]), 1.0))
-    assert abs(without) < 0.2 < with_initial
-
-
-def test_a_residual_network_repairs_what_a_sampler_leaves_behind() -> None:
-    """Few Euler steps on a Gaussian shrink it by a factor that is known in closed form; R(x) = (1 / factor - 1) x."""
-    sigmas, width = np.array([10.0, 2.0, 0.5, 0.0]), 0.7
-
-    def gaussian(x: Array, sigma: float) -> Denoised:
-        x0 = width**2 / (width**2 + sigma**2) * x
-        return Denoised(x0, (x - x0) / sigma)
-
-    start = np.hypot(width, 10.0) * X
-    factor = np.prod([1 + (b - a) / a * (1 - width**2 / (width**2 + a**2)) for a, b in pairwise(sigmas)])
-    exact = start * width / np.hypot(width, 10.0)
-    rough = SAMPLERS["euler"](gaussian, start, sigmas, None)
-    assert not np.allclose(rough, exact, rtol=0.05)
-
-    def network(x: Array, timestep: Array, names: Sequence[str]) -> Array:
-        assert (timestep.tolist(), names) == ([0.0], ("cond",))
-        return (width / np.hypot(width, 10.0) / factor - 1) * x
-
-    np.testing.assert_allclose(residual(network, rough), exact, rtol=1e-12)
-
-
-def test_another_network_serves_its_range_of_noise() -> None:
-    used: list[tuple[str, float]] = []
-
-    def named(label: str) -> object:
-        def branches(x: Array, sigma: float, names: Sequence[str]) -> list[Denoised]:
-            used.append((label, sigma))
-            return [denoise(x, sigma) for _ in names]
-
-        return branches
-
-    both = switched(named("teacher"), named("student"), 1.0, 5.0)  # type: ignore[arg-type]
-    sigmas = np.array([9.0, 5.0, 2.0, 1.0, 0.0])
-    SAMPLERS["euler"](lambda x, sigma: both(x, sigma, ("cond",))[0], 9 * X, sigmas, None)
-    assert used == [("teacher", 9.0), ("student", 5.0), ("student", 2.0), ("teacher", 1.0)]

@@ -69,7 +69,8 @@ DISCRETE = {
 class BrownianPath:
     """The noise sampler of DPMSolverSDEScheduler over the increments that our sampler is given."""
 
-    def __init__(self, sigmas: Array, noises: Array) -> None:
+    def __init__(self, sigmas: Array, noises: Array, dtype: Any = np.float64) -> None:
+        self._dtype = dtype
         middles = np.sqrt(sigmas[:-2] * sigmas[1:-1])
         self._levels = np.append(np.stack([sigmas[:-2], middles], 1).ravel(), sigmas[-2])
         increments = [n * np.sqrt(a - b) for n, a, b in zip(noises, self._levels, self._levels[1:], strict=False)]
@@ -77,17 +78,21 @@ class BrownianPath:
 
     def __call__(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         i, j = (int(np.abs(self._levels - float(s)).argmin()) for s in (sigma, sigma_next))
-        return torch.from_numpy((self._path[j] - self._path[i]) / np.sqrt(self._levels[i] - self._levels[j]))
+        increment = (self._path[j] - self._path[i]) / np.sqrt(self._levels[i] - self._levels[j])
+        return torch.from_numpy(increment.astype(self._dtype))
 
 
-def trajectories(twin: Twin, sigmas: Array, prediction: str, betas: str) -> tuple[list[Array], list[Array]]:
-    parameterization, denoise = ours(prediction, betas)
+def trajectories(
+    twin: Twin, sigmas: Array, prediction: str, betas: str, dtype: Any = np.float64
+) -> tuple[list[Array], list[Array]]:
+    parameterization, denoise = ours(prediction, betas, dtype, dtype)
     sampler = bound(SAMPLERS[twin.sampler], twin.options, {"parameterization": parameterization})
     x = parameterization.initial(X, sigmas[0])
     mine = trajectory_of(sampler, denoise, x, sigmas, NOISES)
     config = BETAS[betas] | {"prediction_type": PREDICTIONS[prediction]} | twin.config
-    with scheduler(twin.scheduler, NOISES, **config) as oracle:
-        theirs = oracle_trajectory(oracle, parameterization, x, sigmas, twin.step, BrownianPath(sigmas, NOISES))
+    with scheduler(twin.scheduler, NOISES, dtype, **config) as oracle:
+        path = BrownianPath(sigmas, NOISES, dtype)
+        theirs = oracle_trajectory(oracle, parameterization, x, sigmas, twin.step, path, dtype)
     return mine, theirs
 
 

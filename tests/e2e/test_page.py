@@ -72,6 +72,25 @@ def test_curves_are_those_of_explain(visit: Open, address: str):
         assert one.page.locator("#steps-table tbody tr").count() == len(steps)
 
 
+def test_curves_of_several_presets_stand_side_by_side(visit: Open, address: str):
+    one = visit()
+    one.page.check("[name=compare]")
+    names = ("fast", "ays", "balanced")
+    for name in names:
+        one.page.check(f"[name=preset][value={name}]")
+    plans = [httpx.post(address + "v1/explain", json={"prompt": "", "preset": name}).json() for name in names]
+    calls = [step for plan in plans for step in plan["steps"]]
+    one.page.wait_for_function("n => document.querySelectorAll('.dot').length === n", arg=len(calls))
+    assert one.page.locator("#legend li").count() == len(names)
+    table = one.page.locator("#steps-table")
+    assert table.locator("thead th").all_text_contents()[0] == "Preset"
+    assert table.locator("tbody tr").count() == len(calls)
+    cells = [row.locator("td").all_text_contents() for row in table.locator("tbody tr").all()]
+    assert sorted({title for title, *_ in cells}) == ["Align Your Steps", "Balanced", "Fast"]
+    assert sorted(float(cell[3]) for cell in cells) == pytest.approx(sorted(step["sigma"] for step in calls), rel=1e-3)
+    assert [cell[5] for cell in cells].count("yes") == sum(len(step["rows"]) > 1 for step in calls)
+
+
 WRONG = [
     ("#steps", "0", "num_inference_steps"),
     ("#seed", "-1", "seed"),

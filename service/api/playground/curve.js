@@ -103,6 +103,7 @@ const COLUMNS = [
   ["Preset", (_, title) => title], ["Call", ({ nfe }) => nfe], ["Step", ({ step }) => step + 1],
   ["Sigma", ({ sigma }) => number(sigma)], ["Timestep", ({ timestep }) => number(timestep)],
   ["Guided", ({ rows }) => (rows.length > 1 ? "yes" : "no")], ["Rows", ({ rows }) => rows.length],
+  ["Network", ({ network }) => network],
 ];
 
 // The same as numbers, for those who cannot see the chart or do not trust it.

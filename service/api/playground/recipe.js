@@ -62,6 +62,7 @@ const ROWS = {
   "Epsilon scaling": ({ epsilon_scaling: scaling }) =>
     scaling ? (scaling.slope ? `${scaling.scale} + ${scaling.slope} per step` : scaling.scale) : "off",
   "Negative prompt": ({ negative_prompt }) => negative_prompt || "none",
+  Network: ({ network, initial_network: first, residual_network: last }) => [first, network, last].filter(Boolean).join(", "),
   Seed: ({ seed }) => seed,
   Size: ({ width, height }) => `${width} × ${height}`,
   Model: ({ model, model_digest }) => `${model} ${model_digest}`,
@@ -69,7 +70,7 @@ const ROWS = {
 };
 const IN_ROWS = new Set([
   ...FACTS, ...SPACING, "sampler", "sampler_options", "sigmas", "guidance_scale", "guidance_method", "guidance_options",
-  "guidance_interval", "epsilon_scaling", "negative_prompt",
+  "guidance_interval", "epsilon_scaling", "negative_prompt", "network", "initial_network", "residual_network",
 ]);
 
 // The recipe in words a person reads: pairs of label and text. Other fields come last, if they are on.
