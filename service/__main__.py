@@ -1,83 +1,20 @@
 """The command line. Heavy modules are imported by the command that needs them, so that --help is quick."""
 
-import errno
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from service import __version__
-from service.errors import DarkroomError, InvalidRequest
+from service.console import Commands, machine, opened, prepared, recipe_options, settings_with, suffix_of, table
 
 if TYPE_CHECKING:
     from service.api.deps import Parts
-    from service.api.schemas import RecipeRequest
-    from service.engines.contract import Engine
     from service.images import Format
-    from service.recipe import Recipe
-    from service.settings import Settings
 
 FORMATS: "dict[str, Format]" = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
-
-
-class Refusal(click.ClickException):
-    """The caller's input cannot be honoured."""
-
-    exit_code = 2
-
-
-class Commands(click.Group):
-    """Expected errors as one line: exit code 2 for the caller's, 1 for others, 130 after Ctrl-C."""
-
-    def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except DarkroomError as error:
-            raise (Refusal if isinstance(error, InvalidRequest) else click.ClickException)(error.message) from error
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader of stdout left; click knows what to do
-                raise
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            context.exit(130)
-
-
-def machine(function: Any) -> Any:
-    """The options every command that opens an engine has."""
-    options = [
-        click.option("--engine", type=click.Choice(["embedded", "triton", "gaussian"]), help="What runs the networks."),
-        click.option("--model-repository", type=click.Path(path_type=Path), help="Triton-layout folder of networks."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def recipe_options(function: Any) -> Any:
-    """The options that say what picture is wanted."""
-    options = [
-        click.option("--model", help="Model; the service's default if absent."),
-        click.option("--preset", help="Where every value that is not given comes from (see: darkroom presets)."),
-        click.option("--seed", type=int, help="Same seed, same picture; drawn if absent."),
-        click.option("--size", help="WIDTHxHEIGHT, one that the model serves."),
-        click.option("--steps", "num_inference_steps", type=int, help="Sampling steps."),
-        click.option("--sampler", help="Solver of the ODE or SDE."),
-        click.option("--schedule", help="How the noise levels are spaced."),
-        click.option("--guidance-scale", type=float, help="Strength of the prompt; 1 is off."),
-        click.option("--negative-prompt", help="What to steer away from."),
-        click.option(
-            "--recipe",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="A recipe to start from: a JSON file or a picture made here. Other options replace its fields.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -108,12 +45,7 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
     from service.engines.contract import Ticket
     from service.progress import Progress
 
-    suffix = ".png" if output == "-" else Path(output).suffix.lower()
-    if suffix not in FORMATS:
-        raise click.BadParameter(f"the name must end in one of {', '.join(FORMATS)}", param_hint="--output")
-    if not Path(output).absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {Path(output).parent}", param_hint="--output")
-    output_format = FORMATS[suffix]
+    output_format = FORMATS[suffix_of(output, FORMATS)]
     engine, settled = prepared(recipe, given)
     as_json = settled.model_dump(mode="json")
     images.check_fits(as_json, output_format)
@@ -130,13 +62,22 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
 @click.argument("prompt", required=False)
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@click.option("-o", "--output", help="Draw it instead: file to write (.svg); - is stdout.")
 @machine
-def explain(recipe: Path | None, as_json: bool, **given: Any) -> None:
+def explain(recipe: Path | None, as_json: bool, output: str | None, **given: Any) -> None:
     """Resolve a recipe and show every network call it would make, without making any."""
-    from service import pipeline
+    from service import chart
 
+    if output:
+        suffix_of(output, [".svg"])
+        if as_json:
+            raise click.BadParameter("a drawing is not JSON; leave one of them out", param_hint="--output")
     engine, settled = prepared(recipe, given, prompt="")
-    calls = pipeline.explain(engine.models[settled.model], settled)
+    calls = settled.calls(engine.models[settled.model])
+    if output:
+        with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
+            file.write(chart.steps(settled, calls))
+        return
     fields = settled.model_dump(mode="json")
     if as_json:
         click.echo(json.dumps({"recipe": fields, "steps": [call._asdict() for call in calls]}, indent=2))
@@ -144,8 +85,32 @@ def explain(recipe: Path | None, as_json: bool, **given: Any) -> None:
     for name, value in fields.items():
         if name != "sigmas":
             click.echo(f"{name:20} {json.dumps(value, ensure_ascii=False)}")
-    rows = [(c.step, f"{c.sigma:.4f}", f"{c.timestep:.2f}", " ".join(c.rows), c.nfe) for c in calls]
-    click.echo("\n" + table(("step", "sigma", "timestep", "rows", "nfe"), rows))
+    rows = [(c.step, f"{c.sigma:.4f}", f"{c.timestep:.2f}", " ".join(c.rows), c.nfe, c.network) for c in calls]
+    click.echo("\n" + table(("step", "sigma", "timestep", "rows", "nfe", "network"), rows))
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["schedule", "epsilon"]))
+@click.option("--prompts", required=True, type=click.Path(path_type=Path), help="What is asked for, one a line.")
+@click.option("--pictures", default=32, show_default=True, type=click.IntRange(2, 10_000), help="How many to measure.")
+@click.option("-o", "--output", required=True, help="Preset to write (.toml); its name is the file's.")
+@recipe_options
+@machine
+def calibrate(what: str, prompts: Path, pictures: int, output: str, recipe: Path | None, **given: Any) -> None:
+    """Make a preset for a model from its own pictures: a SCHEDULE, or constants of EPSILON scaling.
+
+    The recipe says what is served: sampler, steps, guidance. Ctrl-C, and the same command again, continues.
+    """
+    from service import calibrate
+    from service.recipe import load_presets
+
+    suffix_of(output, [".toml"])
+    lines = calibrate.prompts_of(prompts)
+    engine, settled = prepared(recipe, given | {"prompt": lines[0]}, seed=0)
+    preset = load_presets(settings_with(given).presets_dir)[settled.preset]
+    for head, rows in calibrate.calibrate(what, engine, settled, preset, lines, pictures, Path(output)):
+        click.echo(table(head, rows) + "\n")
+    engine.close()
 
 
 @main.command()
@@ -154,7 +119,7 @@ def presets(as_json: bool) -> None:
     """List the presets and what each is for."""
     from service.recipe import load_presets
 
-    found = load_presets().values()
+    found = load_presets(settings_with({}).presets_dir).values()
     if as_json:
         listed = [preset.model_dump(mode="json", exclude_unset=True) for preset in found]
         click.echo(json.dumps(listed, indent=2))
@@ -162,10 +127,9 @@ def presets(as_json: bool) -> None:
     rows = []
     for preset in found:
         recipe = preset.recipe
+        schedule = "its own" if preset.levels else recipe.schedule
         families = ", ".join(preset.families) or "any"
-        rows.append(
-            (preset.name, recipe.sampler, recipe.schedule, recipe.num_inference_steps, families, preset.description)
-        )
+        rows.append((preset.name, recipe.sampler, schedule, recipe.num_inference_steps, families, preset.description))
     click.echo(table(("preset", "sampler", "schedule", "steps", "models", "what it is for"), rows))
 
 
@@ -185,63 +149,27 @@ def models(as_json: bool, **given: Any) -> None:
     click.echo(table(("model", "sizes", "default preset", "engine", "digest"), rows))
 
 
+@main.command()
+@click.argument("name")
+@click.option(
+    "--allow", "presets", multiple=True, help="A preset that the key may use; repeat for more. All if absent."
+)
+@click.option("--seconds-per-minute", type=click.FloatRange(min=0, min_open=True), help="Its budget of engine seconds.")
+def key(name: str, presets: tuple[str, ...], seconds_per_minute: float | None) -> None:
+    """Make an API key: its entry for DARKROOM_KEYS_FILE on stdout, the key itself, shown only now, on stderr."""
+    from service import keys
+
+    secret, entry = keys.new(name, presets, seconds_per_minute)
+    click.echo(entry, nl=False)
+    click.echo(f"{name}: {secret}", err=True)
+
+
 def welcome(address: str, parts: "Parts") -> str:
     """What someone who has just started the service wants to know."""
     engine = parts.engine
     curl = f"""curl {address}/v1/images/generations -H 'Content-Type: application/json' -H 'Accept: image/png' \\
        -d '{{"prompt": "a red sphere on the beach at dusk"}}' -o picture.png"""
     return f"Darkroom serves {', '.join(engine.models)} ({engine.name}, {engine.precision}): {address}\n  {curl}"
-
-
-def settings_with(given: dict[str, Any]) -> "Settings":
-    """The environment's settings with the options of the command line on top."""
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    chosen = {name: given[name] for name in Settings.model_fields if given.get(name) is not None}
-    try:
-        return Settings(**chosen)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "DARKROOM_" + "_".join(map(str, first["loc"])).upper()
-        raise InvalidRequest(f"{name}: {first['msg']}", field=name) from error
-
-
-def opened(settings: "Settings") -> "Engine":
-    """The engine of the settings."""
-    from service.engines.factory import open_engine
-
-    return open_engine(settings)
-
-
-def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tuple[Engine, Recipe]":
-    """The engine, and the recipe that the command line asks it for."""
-    from service.recipe import load_presets
-
-    settings = settings_with(given)
-    engine = opened(settings)
-    return engine, wanted(file, given, **fallback).resolved(settings, engine, load_presets())
-
-
-def wanted(file: Path | None, given: dict[str, Any], **fallback: Any) -> "RecipeRequest":
-    """The recipe of a file (JSON, or a picture made here) with the options of the command line on top."""
-    from service import images
-    from service.api import body
-    from service.api.schemas import RecipeRequest
-    from service.recipe import merge
-
-    options = {name: given[name] for name in RecipeRequest.model_fields if given.get(name) is not None}
-    data = file.read_bytes() if file else b"{}"
-    recipe = body.parse(data) if data.lstrip()[:1] == b"{" else images.recipe_of(data)
-    return RecipeRequest.parse(fallback | merge(recipe, options))
-
-
-def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """Left-aligned columns."""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 if __name__ == "__main__":

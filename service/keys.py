@@ -1,6 +1,8 @@
 """Who may ask: API keys, kept as hashes in a file, each with a name, presets and a budget of engine seconds."""
 
 import hmac
+import json
+import re
 import secrets
 import threading
 import tomllib
@@ -82,10 +84,14 @@ class Keys:
 
 def new(name: str, presets: Sequence[str], seconds_per_minute: float | None) -> tuple[str, str]:
     """A fresh secret, and its entry for the file."""
+    if not re.fullmatch(NAME, name):
+        raise InvalidRequest(
+            "a name is up to 63 of a-z, 0-9, - and _, and begins with one of the first two", field="name"
+        )
     secret = PREFIX + secrets.token_urlsafe(32)
     lines = ["[[key]]", f'name = "{name}"', f'sha256 = "{sha256(secret.encode()).hexdigest()}"']
     if presets:
-        lines.append(f"presets = [{', '.join(f'{preset!r}' for preset in presets)}]")
+        lines.append(f"presets = {json.dumps(list(presets))}")
     if seconds_per_minute is not None:
         lines.append(f"seconds_per_minute = {seconds_per_minute}")
     return secret, "\n".join(lines) + "\n"

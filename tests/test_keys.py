@@ -4,8 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from service import keys
+from service.__main__ import main
 from service.errors import Forbidden, InvalidRequest, Overloaded, Unauthorized
 from service.keys import Budget, Keys
 
@@ -95,3 +97,21 @@ def test_names_and_presets_come_back_from_toml() -> None:
     _, entry = keys.new("a-b_1", ["it's"], 1.5)
     (read,) = tomllib.loads(entry)["key"]
     assert (read["name"], read["presets"], read["seconds_per_minute"]) == ("a-b_1", ["it's"], 1.5)
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a" * 64, 'a"\nb = 1'])
+def test_a_name_is_a_name(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        keys.new(name, [], None)
+    assert refused.value.field == "name"
+
+
+def test_the_command_writes_an_entry_and_shows_the_key_once(file: Path) -> None:
+    run = CliRunner().invoke(main, ["key", "studio", "--allow", "fast", "--seconds-per-minute", "30"])
+    assert run.exit_code == 0
+    file.write_text(run.stdout)
+    name, secret = run.stderr.strip().split(": ")
+    key = Keys(file).of(f"Bearer {secret}")
+    assert key is not None
+    assert (name, key.name, key.presets, key.seconds_per_minute) == ("studio", "studio", ("fast",), 30.0)
+    assert CliRunner().invoke(main, ["key", "no name"]).exit_code == 2
