@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from service.errors import InvalidRequest
 from training import config as configuration
 from training import memory
 
@@ -99,13 +100,21 @@ def judge(config: Any) -> None:
 
 
 @main.command()
-@click.option("--prompts", type=int, help="Number of held-out prompts; default from the configuration.")
+@click.option("--preset", "presets", multiple=True, help="Repeat to compare; default from the configuration.")
+@click.option("--prompts", type=click.IntRange(min=2), help="Number of held-out prompts; default as configured.")
 @click.pass_obj
-def evaluate(config: Any, prompts: int | None) -> None:
-    """Judge generated pictures: accuracy with 95 % intervals, ceiling on renders, floor with shuffled prompts."""
+def evaluate(config: Any, presets: tuple[str, ...], prompts: int | None) -> None:
+    """Judge presets: consistency, diversity and realism with 95 % intervals, their Pareto front as runs/pareto.png."""
     from training import evaluate as stage
+    from training import pictures
 
-    click.echo(stage.format_table(stage.evaluate(config, prompts)))
+    try:
+        result = stage.evaluate(config, presets, prompts)
+    except InvalidRequest as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(stage.format_table(result))
+    rows = stage.estimates(result)
+    click.echo(pictures.pareto(rows, stage.front(rows), config.paths.runs / "pareto.png"))
 
 
 @main.command()

@@ -27,9 +27,13 @@ class Judge(nn.Module):
         self.body = nn.Sequential(*stem, *blocks)
         self.heads = Heads(2 * widths[-1])
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the heads see: mean and maximum of every channel, (n, 2 * channels)."""
+        maps = self.body(pixels)
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        features = self.body(pixels)
-        return dict(self.heads(torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)))
+        return dict(self.heads(self.features(pixels)))
 
 
 class Block(nn.Module):
@@ -125,10 +129,15 @@ def train(config: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
+def examine(judge: Judge, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features and attribute indices of pictures (n, 3, size, size)."""
+    features = torch.cat([judge.features(part) for part in pixels.split(100)])
+    return features, {name: logits.argmax(1) for name, logits in judge.heads(features).items()}
+
+
 def predict(judge: Judge, pixels: Tensor) -> dict[str, Tensor]:
     """Attribute indices of pictures (n, 3, size, size)."""
-    parts = [judge(pixels[i : i + 100]) for i in range(0, len(pixels), 100)]
-    return {k: torch.cat([p[k] for p in parts]).argmax(1) for k in parts[0]}
+    return examine(judge, pixels)[1]
 
 
 def load(config: Any) -> Judge:

@@ -1,12 +1,16 @@
-"""Pictures about the model: contact sheets and the training curve."""
+"""Pictures about the model: contact sheets, the training curve, the Pareto front of presets."""
 
 import json
+from collections.abc import Collection, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from training.measures import Estimate
 
 PROMPTS = (
     "a red ball on the beach at dusk",
@@ -72,4 +76,24 @@ def curve(config: Any, target: Path) -> Path:
     rate.plot(samples, [row["rate"] for row in rows], color="#d9822b", linewidth=1)
     rate.set(ylabel="learning rate")
     figure.savefig(target, dpi=120)
+    return target
+
+
+def pareto(rows: Mapping[str, Mapping[str, Estimate]], front: Collection[str], target: Path) -> Path:
+    """Consistency, diversity and realism against each other; filled: no other is better in all three."""
+    from matplotlib.figure import Figure
+
+    labels = {"accuracy": "attribute accuracy", "diversity": "diversity", "frechet": "Fréchet distance"}
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, (x, y) in zip(axes, combinations(labels, 2), strict=True):
+        for number, (name, row) in enumerate(rows.items()):
+            errors = [[[e.mean - e.low], [e.high - e.mean]] for e in (row[x], row[y])]
+            axis.errorbar(
+                row[x].mean, row[y].mean, errors[1], errors[0], fmt="o", color=f"C{number % 10}", label=name,
+                linewidth=1, markerfacecolor=f"C{number % 10}" if name in front else "white",
+            )  # fmt: skip
+        axis.set(xlabel=labels[x], ylabel=labels[y])
+    axes[-1].legend(fontsize="small")
+    figure.savefig(target, dpi=90)
     return target

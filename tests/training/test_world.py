@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.world import VOCABULARY, Quality, captions, draw, render
+from training.world import VOCABULARY, Quality, again, captions, draw, render
 from training.world.captions import COLOUR_WORDS, KIND_WORDS, PLACES, TIME_NOUNS, TIME_WORDS, VIEWS
 
 SEEDS = range(60)
@@ -77,3 +77,15 @@ def test_quality_knob() -> None:
     assert np.ptp(grey.astype(int), axis=-1).max() <= 1
     assert render(scene, 64, Quality(exposure=0.5)).mean() < 0.6 * good.mean()
     assert render(scene, 64, Quality(noise=0.1)).std() > good.std()
+
+
+def test_another_scene_of_the_same_description_differs_in_what_the_description_leaves_open() -> None:
+    for seed in SEEDS:
+        scene, other = draw(seed), again(draw(seed), 10_000 + seed)
+        assert other.attributes() == scene.attributes()
+        assert again(scene, 10_000 + seed) == other
+        for before, after in zip(scene.solids, other.solids, strict=True):
+            assert (before.glossy, before.yaw) != (after.glossy, after.yaw)
+            assert abs(before.x - after.x) <= 0.16  # both within 0.08 of the same place
+            assert abs(before.x) < 0.2 or before.x * after.x > 0
+        assert render(other, 32).tobytes() != render(scene, 32).tobytes()

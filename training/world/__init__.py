@@ -2,6 +2,6 @@
 
 from training.world.captions import captions
 from training.world.render import render
-from training.world.scene import VOCABULARY, Quality, Scene, Solid, draw
+from training.world.scene import VOCABULARY, Quality, Scene, Solid, again, draw
 
-__all__ = ["VOCABULARY", "Quality", "Scene", "Solid", "captions", "draw", "render"]
+__all__ = ["VOCABULARY", "Quality", "Scene", "Solid", "again", "captions", "draw", "render"]

@@ -1,6 +1,6 @@
 """What a picture shows: the attributes of a scene and the distribution they are drawn from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,8 @@ CLASHES = {  # objects that would vanish in front of a backdrop
     "grey": ("white",), "cream": ("white", "yellow"), "rose": ("pink", "white"), "sky": ("turquoise", "blue"),
     "mint": ("green", "turquoise"), "lilac": ("purple", "pink"), "charcoal": ("black",), "none": (),
 }  # fmt: skip
+HEIGHTS = {1: (0.38, 0.56), 2: (0.32, 0.42)}  # of an object, by how many there are
+JITTER = 0.08  # of an object's place
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,27 @@ def _solids(rng: np.random.Generator, count: int, backdrop: str) -> tuple[Solid,
     colours = [c for c in COLOURS if c not in CLASHES[backdrop]]
     chosen = rng.choice(colours, size=count, replace=False)
     centres = {0: (), 1: (float(rng.choice((0.0, -0.35, 0.35), p=(0.7, 0.15, 0.15))),), 2: (-0.45, 0.45)}[count]
-    low, high = (0.38, 0.56) if count == 1 else (0.32, 0.42)
+    low, high = HEIGHTS.get(count, (0.0, 0.0))
     return tuple(
         Solid(
             kind=str(rng.choice(KINDS)), colour=str(colour), glossy=bool(rng.random() < 0.5),
-            x=x + float(rng.uniform(-0.08, 0.08)), height=float(rng.uniform(low, high)), yaw=float(rng.uniform(0, 1)),
+            x=x + float(rng.uniform(-JITTER, JITTER)), height=float(rng.uniform(low, high)),
+            yaw=float(rng.uniform(0, 1)),
         )
         for x, colour in zip(centres, chosen, strict=True)
     )  # fmt: skip
+
+
+def again(scene: Scene, seed: int) -> Scene:
+    """Another scene of the same description: objects on their side, of new size and pose; the land is all new."""
+    rng = generator(seed, "scene")
+    centres = (-0.45, 0.45) if len(scene.solids) == 2 else (-0.35, 0.0, 0.35)
+    low, high = HEIGHTS.get(len(scene.solids), (0.0, 0.0))
+    moved = tuple(
+        replace(
+            solid, x=min(centres, key=lambda x: abs(x - solid.x)) + float(rng.uniform(-JITTER, JITTER)),
+            height=float(rng.uniform(low, high)), yaw=float(rng.uniform(0, 1)),
+        )
+        for solid in scene.solids
+    )  # fmt: skip
+    return replace(scene, seed=seed, solids=moved)

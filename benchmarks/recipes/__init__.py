@@ -1,0 +1,1 @@
+"""Every preset and the published claims about sampling, measured on one model."""
