@@ -36,14 +36,16 @@ FROM base AS gateway
 COPY --from=slim-gateway /opt/darkroom /opt/darkroom
 ENV DARKROOM_ENGINE=triton
 
+# EXTRAS=[export] adds torch and diffusers: to export checkpoints there, or for the torch runtime
 FROM ${TRITON_BASE} AS triton
 ARG PIP_ARGS=""
+ARG EXTRAS=""
 WORKDIR /darkroom
 COPY pyproject.toml README.md ./
 COPY service service
 COPY export export
 RUN python3 -m venv --system-site-packages /opt/darkroom \
- && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} -e ".[export]"
+ && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} -e ".${EXTRAS}"
 ENV PATH=/opt/darkroom/bin:$PATH
 USER 10001
 CMD ["tritonserver", "--model-repository=/model_repository"]
