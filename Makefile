@@ -23,8 +23,13 @@ $(VENV)/.dev: $(VENV)/.service
 
 install: $(VENV)/.service ## the service alone in .venv (no torch), with the darkroom command
 
-run: install ## start the service on http://127.0.0.1:8000
+run: install ## start the service on http://127.0.0.1:8000; ENGINE=triton starts an NVIDIA Triton for it
+ifeq ($(ENGINE),triton)
+	@PIP_ARGS="$(PIP_ARGS)" export/setup-triton
+	$(BIN)/python -m export.triton_server $(BIN)/darkroom serve --engine triton
+else
 	$(BIN)/darkroom serve --engine $(ENGINE)
+endif
 
 test: $(VENV)/.dev ## install what the tests need, then pass them; narrow with PYTEST_ARGS="-k ..."
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

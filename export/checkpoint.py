@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from export.lora import Lora
 from service.errors import InvalidRequest
 
 INDEX = "model_index.json"
+VARIANT = re.compile(r"[\w-]+\.(\w+?)(?:-\d+-of-\d+)?\.safetensors")
 
 
 class Checkpoint:
@@ -33,7 +35,8 @@ class Checkpoint:
 
     def network(self, component: str, *classes: str) -> Any:
         """A module that computes in fp32 with the rounded parameters."""
-        module, report = self._load(component, *classes, use_safetensors=True, output_loading_info=True)
+        options = {"use_safetensors": True, "output_loading_info": True, "variant": self._variant(component)}
+        module, report = self._load(component, *classes, **options)
         if report["missing_keys"]:
             missing = sorted(report["missing_keys"])
             raise InvalidRequest(f"{component} lacks {len(missing)} parameters, first {missing[0]}", field=component)
@@ -65,6 +68,12 @@ class Checkpoint:
             return cls.from_pretrained(folder, local_files_only=True, **options)
         except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
             raise InvalidRequest(f"{component}: {error}", field=component) from error
+
+    def _variant(self, component: str) -> str | None:
+        """The "fp16" of model.fp16.safetensors, also where that is in parts; None if files without one are there."""
+        names = [file.name for file in (self.directory / component).glob("*.safetensors")]
+        matches = [match[1] for name in names if (match := VARIANT.fullmatch(name))]
+        return min(matches) if matches and len(matches) == len(names) else None
 
     def _entry(self, component: str) -> tuple[str, str]:
         entry = self.index.get(component)

@@ -36,6 +36,7 @@ def describe(
         tokenizers=tuple(entry for entry, _ in tokenizers),
         networks={},
         preview=_preview(model.vae_decoder, layout),
+        zeros_for_no_negative=model.zeros_for_no_negative,
     )
     return description, {entry.file: content for entry, content in tokenizers}
 

@@ -29,6 +29,7 @@ class Model:
     denoiser: Denoiser
     tokenizers: tuple[Any, ...]
     scheduler: Any
+    zeros_for_no_negative: bool  # conditioning without a negative prompt
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -45,7 +46,8 @@ def load(checkpoint: Checkpoint) -> Model:
     text_encoder, denoiser, tokenizers = parts(checkpoint, decoder)
     for lora in checkpoint.loras:
         lora.require_merged()
-    return Model(family, text_encoder, decoder, denoiser, tokenizers, checkpoint.scheduler())
+    zeros = family == "stable-diffusion-xl" and bool(checkpoint.index.get("force_zeros_for_empty_prompt", True))
+    return Model(family, text_encoder, decoder, denoiser, tokenizers, checkpoint.scheduler(), zeros)
 
 
 def _stable_diffusion(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph whose initializers are the torch module's own parameters: same names, same layout."""
+"""A network as a graph: torch's own, or ONNX whose initializers are the module's parameters in name and layout."""
 
 import contextlib
 import io
@@ -22,14 +22,22 @@ BATCH = Dim("batch", min=1, max=32)  # diffusers branches at 64 rows; the graph 
 PREFIX = "module."  # what export.networks.Network puts before the parameter names
 
 
-def trace(network: Network, weights: torch.dtype) -> ir.Model:
-    """The network as an optimised graph with dynamic batch and size; parameters stored as ``weights``."""
-    stored = {name: _round(name, tensor, weights) for name, tensor in network.module.state_dict().items()}
+def program(network: Network) -> torch.export.ExportedProgram:
+    """The network as torch's exported program with dynamic batch and size."""
     with _quiet(), torch.no_grad():
         example, shapes = network.example(batch=2, height=2, width=3), _dynamic_shapes(network)
         exported = torch.export.export(network.eval(), example, dynamic_shapes=shapes, strict=False)
-        _drop_void_squeezes(exported.graph_module)
-        program = torch.onnx.export(
+    _drop_void_squeezes(exported.graph_module)
+    return exported
+
+
+def trace(network: Network, weights: torch.dtype) -> ir.Model:
+    """The network as an optimised ONNX graph; parameters stored as ``weights``."""
+    stored = {name: _round(tensor, weights) for name, tensor in network.module.state_dict().items()}
+    require_finite(stored)
+    exported = program(network)
+    with _quiet(), torch.no_grad():
+        traced = torch.onnx.export(
             exported,
             input_names=[port.name for port in network.inputs],
             output_names=[port.name for port in network.outputs],
@@ -37,8 +45,8 @@ def trace(network: Network, weights: torch.dtype) -> ir.Model:
             dynamo=True,
             optimize=False,
         )
-    assert program is not None
-    model: ir.Model = program.model
+    assert traced is not None
+    model: ir.Model = traced.model
     # While the parameters are graph inputs, the optimiser can neither fold, transpose, merge nor rename them.
     parameters = _free_parameters(model.graph, stored)
     onnxscript.optimizer.optimize(model)
@@ -48,6 +56,14 @@ def trace(network: Network, weights: torch.dtype) -> ir.Model:
     _name_axes(model.graph.inputs, network.inputs)
     _name_axes(model.graph.outputs, network.outputs)
     return model
+
+
+def require_finite(parameters: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidRequest naming the parameter that its precision cannot hold."""
+    for name, tensor in parameters.items():
+        if not torch.isfinite(tensor).all():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InvalidRequest(f"parameter {name.removeprefix(PREFIX)} is not finite in {dtype}", field=name)
 
 
 def _dynamic_shapes(network: Network) -> tuple[dict[int, Any], ...]:
@@ -100,13 +116,8 @@ def _bind_parameters(graph: ir.Graph, parameters: Mapping[ir.Value, ir.TensorPro
             graph.register_initializer(parameter)
 
 
-def _round(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    rounded = tensor.detach().to(dtype)
-    if not torch.isfinite(rounded).all():
-        raise InvalidRequest(f"parameter {name} is not finite in {dtype}".replace("torch.", ""), field=name)
-    return rounded
+def _round(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _name_axes(values: Iterable[ir.Value], ports: Iterable[Port]) -> None:

@@ -34,8 +34,6 @@ class Lora:
 
     def merge(self, component: str, module: torch.nn.Module) -> None:
         """Add to the layers of a component what this file has for them."""
-        if self.config.get(f"{component}.use_rslora"):
-            raise InvalidRequest(f"{self.file}: rank-stabilised adapters are not supported", field="lora")
         modules = dict(module.named_modules())
         for path in [path for path in self.layers if path.startswith(f"{component}.")]:
             factors = self.layers.pop(path)
@@ -45,7 +43,8 @@ class Lora:
             if not isinstance(weight, torch.Tensor) or not {"up", "down"} <= set(factors):
                 raise InvalidRequest(f"{self.file}: {path} is no layer with both factors of an adapter", field="lora")
             try:
-                self._merge(weight, factors, self._alpha(component, name))
+                stabilised = bool(self.config.get(f"{component}.use_rslora"))
+                self._merge(weight, factors, self._alpha(component, name), stabilised)
             except RuntimeError as error:
                 raise InvalidRequest(f"{self.file}: {path} does not fit: {error}", field="lora") from error
 
@@ -67,10 +66,12 @@ class Lora:
         default = self.config.get(f"{component}.lora_alpha")
         return next((alpha for key, alpha in pattern.items() if f".{name}".endswith(f".{key}")), default)
 
-    def _merge(self, weight: torch.Tensor, factors: dict[str, torch.Tensor], alpha: float | None) -> None:
+    def _merge(
+        self, weight: torch.Tensor, factors: dict[str, torch.Tensor], alpha: float | None, stabilised: bool
+    ) -> None:
+        """Rank-stabilised adapters divide alpha by the root of the rank (Kalajdzievski 2023)."""
         up, down = factors["up"], factors["down"]
         rank = len(down)
-        if "alpha" in factors:
-            alpha = float(factors["alpha"])
-        strength = self.scale * (1.0 if alpha is None else alpha / rank)
+        alpha = float(factors["alpha"]) if "alpha" in factors else rank if alpha is None else alpha
+        strength = self.scale * alpha / (rank**0.5 if stabilised else rank)
         weight += strength * (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)

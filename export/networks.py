@@ -22,7 +22,7 @@ class Port:
 
     name: str
     axes: tuple[int | str, ...]
-    dtype: Literal["fp32", "fp16", "bf16", "int64"] = "fp32"
+    dtype: Literal["fp32", "fp16", "int64"] = "fp32"
     below: float | None = None  # values uniform in [0, below); unit normal if None
     whole: bool = False  # whole numbers
 
@@ -31,9 +31,10 @@ class Port:
         """The port in the words of the contract."""
         return Tensor(name=self.name, dtype=self.dtype, shape=tuple(-1 if isinstance(a, str) else a for a in self.axes))
 
-    def cast(self, precision: Precision) -> "Port":
-        """The port in another precision; token ids and clock stay what they are."""
-        return self if self.dtype == "int64" or self.name == CLOCK else replace(self, dtype=precision)
+    @property
+    def follows(self) -> bool:
+        """Whether the network's precision is the port's; token ids and clock stay what they are."""
+        return self.dtype != "int64" and self.name != CLOCK
 
     def draw(self, batch: int, sizes: Mapping[str, int], generator: torch.Generator) -> torch.Tensor:
         """Random values of this port for named axes of these sizes."""
@@ -48,6 +49,7 @@ class Network(torch.nn.Module):
     """One network of a model; the exported graph keeps the parameter names of ``module``."""
 
     role: str
+    precision: Precision = "fp32"  # of the arithmetic
     multiple = 1  # height and width of the latent are multiples of this,
     limit: int | None = None  # and at most this many of them
 
@@ -63,21 +65,40 @@ class Network(torch.nn.Module):
         self.outputs = outputs
 
     def compute_in(self, precision: Precision) -> None:
-        """Change the arithmetic and the ports from fp32; the clock, and layers that overflow, stay."""
+        """Change the arithmetic from fp32; the clock, and layers that overflow, stay.
+
+        The ports become fp16 with it. They stay fp32 around bf16, which NumPy does not have.
+        """
+        self.precision = precision
         self.module.to(DTYPES[precision])
         for component in self.components.values():
             for name in getattr(component, "_keep_in_fp32_modules", None) or ():
                 for path, layer in component.named_modules():
                     if path.rpartition(".")[-1] == name:
                         layer.float()
-        self.inputs = tuple(port.cast(precision) for port in self.inputs)
-        self.outputs = tuple(port.cast(precision) for port in self.outputs)
+        if precision == "fp16":
+            self.inputs, self.outputs = (
+                tuple(replace(port, dtype="fp16") if port.follows else port for port in ports)
+                for ports in (self.inputs, self.outputs)
+            )
+        if precision == "bf16":
+            self.register_forward_pre_hook(_narrow)
+            self.register_forward_hook(_widen)
 
     def example(self, batch: int, height: int, width: int, seed: int = 0) -> Tensors:
         """Random inputs; ``height`` and ``width`` are counted in ``multiple``."""
         sizes = {"height": height * self.multiple, "width": width * self.multiple}
         generator = torch.Generator().manual_seed(seed)
         return tuple(port.draw(batch, sizes, generator) for port in self.inputs)
+
+
+def _narrow(network: torch.nn.Module, inputs: Tensors) -> Tensors:
+    assert isinstance(network, Network)
+    return tuple(x.bfloat16() if port.follows else x for port, x in zip(network.inputs, inputs, strict=True))
+
+
+def _widen(_: torch.nn.Module, __: Tensors, output: Any) -> Any:
+    return tuple(x.float() for x in output) if isinstance(output, tuple) else output.float()
 
 
 class Denoiser(Network):

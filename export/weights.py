@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from export.families import PIPELINES
 from service.engines.contract import ModelDescription, Tokenizer, load_descriptions
-from service.errors import UnknownModel
+from service.errors import InvalidRequest, UnknownModel
 
 COMPONENTS = "components"  # metadata key: component -> {"class": ..., "config": ...}
 CONSTANT = "constant_"  # initializers of this prefix are no parameters
@@ -46,7 +46,7 @@ def rebuild(repository: Path, name: str) -> Any:
     """The diffusers pipeline of a model, in fp32; parts that generation never runs (the VAE's encoder) are absent."""
     description, folder = find(repository, name)
     components: dict[str, Any] = {}
-    for network in description.networks.values():
+    for network in (network for role, network in description.networks.items() if role != "upsampler"):
         components |= _rebuild(repository / network.entry / "1" / network.file)
     for entry in description.tokenizers:
         components[Path(entry.file).stem] = _tokenizer(entry, folder)
@@ -74,6 +74,8 @@ def _recipe(component: Any) -> dict[str, Any]:
 
 
 def _rebuild(file: Path) -> dict[str, Any]:
+    if file.suffix != ".onnx":
+        raise InvalidRequest(f"{file} is no ONNX, from which alone modules can be rebuilt", field="name")
     recipes = json.loads(ir.load(file).metadata_props[COMPONENTS])
     components = {name: _build(recipe) for name, recipe in recipes.items()}
     modules = {name: module for name, module in components.items() if isinstance(module, torch.nn.Module)}

@@ -1,7 +1,7 @@
 """Who may come in: work is priced in seconds of the engine, and nobody is let into a wait that is too long."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 
 from service.cost import Costs, Price
@@ -45,22 +45,36 @@ class Admission:
         with self._lock:
             return sum(share.left for share in self._shares)
 
-    def admit(self, recipes: Sequence[Recipe], model: ModelDescription, ticket: Ticket) -> list[Share]:
-        """One share for each of these, which differ in the seed; Overloaded or DeadlineExceeded if not now."""
+    def seconds(self, shares: Iterable[Share]) -> float:
+        """How long what is left of these keeps the engine busy."""
+        return sum(share.left for share in shares) / self._places
+
+    def admit(
+        self, recipes: Sequence[Recipe], model: ModelDescription, ticket: Ticket, *, accepted: bool = False
+    ) -> list[Share]:
+        """One share for each of these, which differ in the seed; Overloaded or DeadlineExceeded if not now.
+
+        What was accepted earlier is let in again: it was paid for, and its deadline ends it when it passes.
+        """
         calls = recipes[0].calls(model)
         price = self._costs.price(recipes[0], model, calls)
+        shares = [Share(price, calls) for _ in recipes]
+        if not accepted:
+            self._ask(shares, price, ticket)
+        with self._lock:
+            self._shares.update(shares)
+        return shares
+
+    def _ask(self, shares: Sequence[Share], price: Price | None, ticket: Ticket) -> None:
+        """Raise unless there is room for these now."""
         wait = self.load() / self._places
         if wait > self._max_wait:
             message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
         if ticket.deadline is not None:
-            self._check(wait + self._seconds(price, len(recipes)), ticket.deadline)
-        shares = [Share(price, calls) for _ in recipes]
+            self._check(wait + self._seconds(price, len(shares)), ticket.deadline)
         if ticket.tenant in self._budgets:
             self._spend(self._budgets[ticket.tenant], sum(share.left for share in shares))
-        with self._lock:
-            self._shares.update(shares)
-        return shares
 
     def release(self, share: Share) -> None:
         """This picture is done, or given up."""

@@ -4,7 +4,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,15 +19,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.admission import Admission
-from service.api import access, errors, health, openai, schema
+from service.api import access, errors, health, jobs, openai, schema
 from service.api.deps import Parts
+from service.background import Background
 from service.cost import Costs
 from service.engines.contract import Engine
 from service.engines.factory import around, open_engine
 from service.errors import DarkroomError, Unavailable
+from service.jobs import Jobs
 from service.keys import Keys
 from service.metrics import Metrics
-from service.recipe import load_presets
+from service.recipe import Overrides, Preset, Recipe, load_presets, resolve
 from service.runner import Runner
 from service.settings import Settings
 
@@ -49,20 +51,41 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await warm(runner)
+        if parts.jobs:
+            parts.jobs.start()
         yield
         await run_in_threadpool(runner.close)
+        if parts.jobs:
+            await parts.jobs.close()
         costs.save()
 
     # the usual /docs page loads its scripts from other hosts; the schema itself is at /openapi.json
     app = FastAPI(title="Darkroom", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.parts = Parts(settings, gate, runner, metrics, keys, load_presets(settings.presets_dir))
+    presets = load_presets(settings.presets_dir)
+    kept = background(settings, gate, presets, runner, metrics)
+    app.state.parts = parts = Parts(settings, gate, runner, metrics, keys, presets, kept)
     app.include_router(openai.router)
+    app.include_router(jobs.router)
     app.include_router(health.router)
     app.add_middleware(access.Access, metrics=metrics)
     errors.install(app)
     schema.install(app)
     app.router.default = Page(app.router.not_found)
     return app
+
+
+def background(
+    settings: Settings, engine: Engine, presets: Mapping[str, Preset], runner: Runner, metrics: Metrics
+) -> Background | None:
+    """Long work, where the settings have a folder for it."""
+
+    def settled(fields: Mapping[str, Any]) -> Recipe:
+        stored, here = Overrides.parse(fields), (engine.name, engine.precision)
+        return resolve(stored, presets, engine.models, *here, max_steps=fields["num_inference_steps"])
+
+    if settings.jobs_dir is None:
+        return None
+    return Background(Jobs(settings.jobs_dir, metrics), runner, metrics, settings, settled)
 
 
 async def warm(runner: Runner) -> None:

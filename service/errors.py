@@ -2,7 +2,9 @@
 
 DarkroomError
 |-- InvalidRequest        400  the caller's input; names the field
-|   `-- UnknownModel      404  a model, preset or job that does not exist
+|   |-- UnknownModel      404  a model or preset that does not exist
+|   |-- NotFound          404  a job or picture that does not exist
+|   `-- Conflict          409  what is asked for contradicts what was accepted before
 |-- Unauthorized          401  no API key, or one that is not known
 |-- Forbidden             403  the key may not do this
 |-- Overloaded            429  admission refused; carries retry_after seconds
@@ -40,6 +42,20 @@ class UnknownModel(InvalidRequest):
 
     status = 404
     code = "model_not_found"
+
+
+class NotFound(InvalidRequest):
+    """The named thing does not exist here, or not for this caller."""
+
+    status = 404
+    code = "not_found"
+
+
+class Conflict(InvalidRequest):
+    """What is asked for contradicts what was accepted before."""
+
+    status = 409
+    code = "conflict"
 
 
 class Unauthorized(DarkroomError):

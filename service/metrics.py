@@ -1,5 +1,6 @@
 """Prometheus instruments: base units, bounded labels, the registry injected. Never a prompt, never a free text."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -52,6 +53,8 @@ class Metrics:
         self.cancellations = counter("darkroom_cancellations", stage, ["stage"])
         self.deadlines = counter("darkroom_deadlines", "Requests with a deadline: met, missed, refused", ["outcome"])
         self.text_lookups = counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"])
+        self.jobs = gauge("darkroom_jobs", "Long work on disk, by state", ["state"])
+        self.jobs_bytes = gauge("darkroom_jobs_stored_bytes", "What jobs take on disk, or may come to need")
         for counted, values in self._known().items():
             for value in values:  # a rate can only be taken of what was once 0
                 counted.labels(value)
@@ -62,11 +65,17 @@ class Metrics:
         """The label values that are known before they occur."""
         return {
             self.drops: ("cancelled", "deadline"),
-            self.refusals: ("queue_full", "deadline", "draining", "budget"),
+            self.refusals: ("queue_full", "deadline", "draining", "budget", "storage"),
             self.cancellations: ("queue", "text_encode", "denoise", "decode"),
             self.deadlines: ("met", "missed", "refused"),
             self.text_lookups: ("hit", "miss"),
         }
+
+    def jobs_are(self, states: Mapping[str, tuple[int, int]]) -> None:
+        """How many jobs are in each state, and their bytes."""
+        for state in ("queued", "in_progress", "succeeded", "failed", "cancelled"):
+            self.jobs.labels(state).set(states.get(state, (0, 0))[0])
+        self.jobs_bytes.set(sum(size for _, size in states.values()))
 
     def called(self, call: Called) -> None:
         """One network call, as the dispatch gate reports it."""

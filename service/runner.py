@@ -5,7 +5,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from time import monotonic, perf_counter
+from typing import NamedTuple
 
 from service import images
 from service.admission import Admission, Share
@@ -51,13 +53,23 @@ class Made:
     timings: dict[str, float]
 
 
+class Place(NamedTuple):
+    """Where an order stands: pictures that will be started before its first, seconds until that is started."""
+
+    ahead: int
+    seconds: float
+
+
 @dataclass(frozen=True)
-class Job:
-    """An admitted order. ``pictures`` cancelled is work stopped at its next network call."""
+class Admitted:
+    """An order in the house. ``pictures`` cancelled is work stopped at its next network call."""
 
     order: Order
     pictures: "asyncio.Future[list[Made]]"
-    ahead: Callable[[], int]  # pictures that will be started before this order's first
+    place: Callable[[], Place]
+
+
+Tell = Callable[[int, int | Preview | Made], None]  # number of the picture; its steps done (0: it starts), or what came
 
 
 class Runner:
@@ -67,7 +79,7 @@ class Runner:
         self._engine, self._metrics, self._admission = engine, metrics, admission
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sampler")
         self._lock = threading.Lock()
-        self._futures: list[Future[Made]] = []  # admitted and not done, in order
+        self._futures: dict[Future[Made], Share] = {}  # admitted and not done, in order
         self._tickets: list[Ticket] = []
         self._proven = float("-inf")  # when a network call last succeeded
         self._busy_since = 0.0
@@ -80,21 +92,20 @@ class Runner:
     def idle(self) -> bool:
         return not self._futures
 
-    def start(self, order: Order, on_preview: Callable[[Preview], None] | None = None) -> Job:
-        """Admit or refuse now. ``on_preview`` is called from worker threads."""
-        shares = self._admit(order)
-        show = on_preview or (lambda _: None)
-        futures = [self._submit(order, *work, show) for work in zip(order.recipes, shares, strict=True)]
+    def start(self, order: Order, tell: Tell = lambda *_: None, *, accepted: bool = False) -> Admitted:
+        """Admit or refuse now (what was ``accepted`` before has room). ``tell`` is called from worker threads."""
+        shares = self._admit(order, accepted)
+        futures = [self._submit(order, number, share, tell) for number, share in enumerate(shares)]
         pictures = asyncio.gather(*map(asyncio.wrap_future, futures))
         pictures.add_done_callback(lambda _: self._settle(order, futures))
-        return Job(order, pictures, lambda: self._ahead_of(futures[0]))
+        return Admitted(order, pictures, lambda: self._place_of(futures[0]))
 
-    async def finish(self, job: Job) -> list[Made]:
-        """The pictures of a job, or why there are none. Cancelling this call cancels the job."""
-        deadline = job.order.ticket.deadline
+    async def finish(self, admitted: Admitted) -> list[Made]:
+        """The pictures of an order, or why there are none. Cancelling this call cancels the order."""
+        deadline = admitted.order.ticket.deadline
         try:
             async with asyncio.timeout(deadline and deadline - monotonic()):
-                made = await job.pictures
+                made = await admitted.pictures
         except (TimeoutError, DeadlineExceeded) as error:
             self._metrics.deadlines.labels("missed").inc()
             raise DeadlineExceeded("the deadline of the request has passed", field="deadline_ms") from error
@@ -151,28 +162,28 @@ class Runner:
             raise Unavailable(error.message, retry_after=FRESH) from error
         self._proven = monotonic()
 
-    def _admit(self, order: Order) -> list[Share]:
+    def _admit(self, order: Order, accepted: bool) -> list[Share]:
         if self.draining:
             raise self._admission.refused("draining", Unavailable(DRAINING, retry_after=FRESH))
         model = self._engine.models[order.recipes[0].model]
-        shares = self._admission.admit(order.recipes, model, order.ticket)
+        shares = self._admission.admit(order.recipes, model, order.ticket, accepted=accepted)
         with self._lock:
             if not self._futures:
                 self._busy_since = monotonic()
             self._tickets.append(order.ticket)
         return shares
 
-    def _submit(self, order: Order, recipe: Recipe, share: Share, show: Callable[[Preview], None]) -> "Future[Made]":
+    def _submit(self, order: Order, number: int, share: Share, tell: Tell) -> "Future[Made]":
         with self._lock:
-            future = self._pool.submit(self._picture, order, recipe, share, show, perf_counter())
-            self._futures.append(future)
+            future = self._pool.submit(self._picture, order, number, share, tell, perf_counter())
+            self._futures[future] = share
         future.add_done_callback(lambda done: self._release(done, share))
         return future
 
     def _release(self, future: "Future[Made]", share: Share) -> None:
         self._admission.release(share)
         with self._lock:
-            self._futures.remove(future)
+            del self._futures[future]
         if future.cancelled():
             self._metrics.cancellations.labels("queue").inc()
 
@@ -183,19 +194,19 @@ class Runner:
             future.cancel()
         self._tickets.remove(order.ticket)
 
-    def _ahead_of(self, future: "Future[Made]") -> int:
+    def _place_of(self, future: "Future[Made]") -> Place:
         with self._lock:
-            before = self._futures[: self._futures.index(future)] if future in self._futures else []
-            return 0 if future.running() else sum(not other.running() for other in before)
+            waits = future in self._futures and not future.running()
+            before = list(takewhile(lambda other: other is not future, self._futures)) if waits else []
+            seconds = self._admission.seconds(self._futures[other] for other in before)
+            return Place(sum(not other.running() for other in before), seconds)
 
-    def _picture(
-        self, order: Order, recipe: Recipe, share: Share, show: Callable[[Preview], None], submitted: float
-    ) -> Made:
+    def _picture(self, order: Order, number: int, share: Share, tell: Tell, submitted: float) -> Made:
         """One picture from its recipe to its bytes, in a worker thread."""
-        started = perf_counter()
+        started, recipe = perf_counter(), order.recipes[number]
 
         def preview(pixels: Pixels, index: int, step: int) -> None:
-            show(Preview(images.encode(pixels, None, order.output_format, order.quality), index, step))
+            tell(number, Preview(images.encode(pixels, None, order.output_format, order.quality), index, step))
 
         def evaluated(progress: Progress, x0: Array, seconds: float) -> None:
             self._proven = monotonic()
@@ -204,10 +215,13 @@ class Runner:
             if progress.evaluations == 1:
                 self._metrics.first_step.observe(perf_counter() - submitted)
             previewed(progress.step, x0)
+            tell(number, progress.step)
 
         previewed = Previewer(recipe, order.previews, self._engine.models[recipe.model].preview, preview)
         progress = Progress(recipe, order.ticket, evaluated)
         try:
+            order.ticket.check()
+            tell(number, 0)
             picture = generate(self._engine, recipe, order.ticket, progress)
         except (Cancelled, DeadlineExceeded):
             self._metrics.cancellations.labels(progress.stage).inc()
@@ -223,4 +237,6 @@ class Runner:
             self._metrics.parts.labels(recipe.preset, part).observe(parts[part])
         self._metrics.overhead.observe(parts["denoise"] - parts["network"] + parts["encode"])
         self._metrics.saved_rows.inc(share.saved_rows)
-        return Made(data, recipe, {**parts, "total": ended - submitted})
+        made = Made(data, recipe, {**parts, "total": ended - submitted})
+        tell(number, made)
+        return made

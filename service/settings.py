@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="embedded engine: CPU threads, 0 takes all")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of Triton")
     keys_file: Path | None = Field(None, description="TOML file of API keys; without it everyone may ask")
+    jobs_dir: Path | None = Field(None, description="folder of accepted long work, prompts included; none: no jobs")
+    jobs_keep_seconds: float = Field(
+        86_400.0, gt=0, allow_inf_nan=False, description="time that a finished job and its pictures are kept"
+    )
+    jobs_max_bytes: int = Field(2_000_000_000, ge=1, description="most that the jobs of one API key take on disk")
     max_concurrency: int = Field(8, ge=1, description="pictures in progress at once")
     max_wait_seconds: float = Field(
         60.0, ge=0, description="longest estimated wait in front of a new request; beyond it, 429"

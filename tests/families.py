@@ -1,5 +1,6 @@
-"""A small model of every family beyond Stable Diffusion 1 and 2, in diffusers format with random weights."""
+"""A small model of every family, in diffusers format with random weights."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tests.models import clip_tokenizer
+from tests.models import clip_tokenizer, tiny_sd
 
 SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -143,4 +144,10 @@ def tiny_sd3(directory: Path) -> Path:
     return directory
 
 
-TINY = {"stable-diffusion-xl": tiny_sdxl, "pixart-sigma": tiny_pixart, "stable-diffusion-3": tiny_sd3}
+TINY = {
+    "stable-diffusion-1": partial(tiny_sd, prediction_type="epsilon", beta_schedule="scaled_linear"),
+    "stable-diffusion-2": partial(tiny_sd, prediction_type="v_prediction", beta_schedule="scaled_linear"),
+    "stable-diffusion-xl": tiny_sdxl,
+    "pixart-sigma": tiny_pixart,
+    "stable-diffusion-3": tiny_sd3,
+}

@@ -46,6 +46,7 @@ def tiny_sd(
     vae_channels: tuple[int, ...] = (4, 8),
     sample_size: int = 8,
     prediction_type: str = "v_prediction",
+    beta_schedule: str = "squaredcos_cap_v2",
 ) -> Path:
     """A StableDiffusionPipeline: by default 8x8 latents of 4 channels, 16x16 pixels."""
     torch.manual_seed(0)
@@ -77,7 +78,12 @@ def tiny_sd(
         tokenizer=tokenizer,
         unet=unet,
         scheduler=DDPMScheduler(
-            beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, steps_offset=1, clip_sample=False
+            beta_schedule=beta_schedule,
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type=prediction_type,
+            steps_offset=1,
+            clip_sample=False,
         ),
         safety_checker=None,
         feature_extractor=None,

@@ -140,6 +140,21 @@ def curve(config: Any) -> None:
     click.echo(pictures.curve(config, config.paths.runs / "curve.png"))
 
 
+@main.command()
+@click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="Default: training/upsampler.toml.")
+@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.option("--into", help="Instead, give the trained network to this model of the repository.")
+def upsampler(recipe: Path | None, deadline: str | None, into: str | None) -> None:
+    """Train the upsampler on crops of large renders; resumes from its checkpoint."""
+    from training import upsampling as stage
+
+    config = configuration.load(recipe or stage.RECIPE)
+    if into:
+        stage.publish(config, into)
+    else:
+        stage.train(config, deadline)
+
+
 @main.command(name="all")
 @click.pass_context
 def everything(context: click.Context) -> None:

@@ -9,18 +9,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training import config as configuration
 from training import data
 from training.clock import Clock
 from training.degradations import crop
 from training.upsampler import Upsampler
 
+LOG = 20  # steps
 RECIPE = Path(__file__).with_name("upsampler.toml")
 
 
@@ -162,7 +161,7 @@ def train(config: Any, deadline: str | None = None) -> None:
     source, saved, losses = batches(config, trainer.net, trainer.step_number), time.monotonic(), list[Tensor]()
     while (progress := clock.progress()) < 1:
         losses.append(trainer.step(next(source), progress))
-        if trainer.step_number % 20 == 0:
+        if trainer.step_number % LOG == 0:
             _log(config, trainer, clock, losses)
             losses.clear()
         if time.monotonic() - saved > u.checkpoint_minutes * 60:
@@ -191,16 +190,3 @@ def publish(config: Any, name: str) -> None:
     s = net.sizes
     facts = Facts(block=s.block, factor=s.factor, thumbnail=s.thumbnail, sigma_min=u.sigma_min, sigma_max=u.sigma_max)
     add(upsampler.Upsampler(net), config.paths.repository, name, upsampler=facts)
-
-
-@click.command(name="upsampler")
-@click.option("--recipe", type=click.Path(exists=True, path_type=Path), default=RECIPE, help="TOML file.")
-@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
-@click.option("--into", help="Instead, give the trained network to this model of the repository.")
-def command(recipe: Path, deadline: str | None, into: str | None) -> None:
-    """Train the upsampler on crops of large renders; resumes from its checkpoint."""
-    config = configuration.load(recipe)
-    if into:
-        publish(config, into)
-    else:
-        train(config, deadline)

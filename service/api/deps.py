@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from service.background import Background
 from service.engines.contract import Engine
 from service.keys import Key, Keys
 from service.metrics import Metrics
@@ -24,6 +25,7 @@ class Parts:
     metrics: Metrics
     keys: Keys
     presets: Mapping[str, Preset]
+    jobs: Background | None
 
 
 def _parts(request: Request) -> Parts:

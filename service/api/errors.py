@@ -38,13 +38,6 @@ class NotAcceptable(InvalidRequest):
     code = "not_acceptable"
 
 
-class NothingInProgress(InvalidRequest):
-    """No work under this request id: it never was, or it is done."""
-
-    status = 404
-    code = "not_found"
-
-
 class Problem(BaseModel):
     """What went wrong, in OpenAI's words."""
 
@@ -88,10 +81,13 @@ async def on_darkroom_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method."""
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase
+    headers, phrase = error.headers, HTTPStatus(error.status_code).phrase
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and "route" in request.scope:
+        operations = request.app.openapi()["paths"][request.scope["route"].path_format]  # Starlette's header knows one
+        headers = {"allow": ", ".join(sorted(map(str.upper, operations)))}
     code = phrase.lower().replace(" ", "_").replace("'", "")
     message = f"{phrase}: {request.method} {request.url.path}"
-    return render(error.status_code, message, code, headers=error.headers)
+    return render(error.status_code, message, code, headers=headers)
 
 
 def install(app: FastAPI) -> None:

@@ -7,28 +7,33 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 
 from service import chart
-from service.api import accept, body, catalogue, pictures, schemas, streaming
+from service.api import accept, body, catalogue, jobs, pictures, schemas, streaming
 from service.api.deps import Caller, House, caller
-from service.api.errors import NothingInProgress, documented
-from service.errors import Cancelled
+from service.api.errors import documented
+from service.errors import Cancelled, NotFound
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(caller)], responses=documented(401, 403))
 
 T = TypeVar("T")
-FILES: dict[str, Any] = {media: {"schema": {"type": "string", "format": "binary"}} for media in accept.OFFERS[1:]}
 CHART: dict[str, Any] = {accept.SVG: {"schema": {"type": "string"}}}
+REFUSALS = 400, 404, 406, 409, 413, 415, 429, 503, 504
 STREAM: dict[str, Any] = {accept.EVENTS: {"schema": {"$ref": "#/components/schemas/Event"}}}
 
 
 @router.post(
     "/images/generations",
-    responses={200: {"content": FILES | STREAM}, **documented(400, 404, 406, 413, 415, 429, 503, 504)},
+    responses={200: {"content": jobs.FILES | STREAM}, **jobs.ACCEPTED, **documented(*REFUSALS)},
     response_model=schemas.ImageResponse,
-    openapi_extra=body.documented(schemas.ImageRequest),
+    openapi_extra=body.documented(schemas.ImageRequest) | jobs.HEADERS,
 )
 async def generations(request: Request, house: House, key: Caller) -> Response:
-    """A prompt and a recipe become pictures: JSON, the file of one (``Accept: image/png``), or a stream of events."""
+    """A prompt and a recipe become pictures: JSON, the file of one (``Accept: image/png``), or a stream of events.
+
+    With ``Prefer: respond-async`` they become a job, to be asked for at its ``Location``.
+    """
     asked = await body.read(request, schemas.ImageRequest, house.settings.max_body_bytes)
+    if jobs.preferred(request):
+        return await jobs.accepted(request, house, asked, key)
     media = accept.of_pictures(request.headers.get("accept", ""), stream=bool(asked.stream))
     order = await asyncio.to_thread(pictures.order, house, asked, media, request.state.record, key)
     if media == accept.EVENTS:
@@ -41,7 +46,7 @@ async def generations(request: Request, house: House, key: Caller) -> Response:
 async def cancel(request_id: str, house: House, key: Caller) -> schemas.Cancellation:
     """Stop what is in progress under this ``x-request-id``, at its next network call."""
     if not house.runner.cancel(request_id, key.name if key else None):
-        raise NothingInProgress(f"nothing is in progress under {request_id[:128]}", field="request_id")
+        raise NotFound(f"nothing is in progress under {request_id[:128]}", field="request_id")
     return schemas.Cancellation(id=request_id)
 
 

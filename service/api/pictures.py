@@ -26,7 +26,13 @@ def resolved(house: Parts, asked: schemas.RecipeRequest, record: dict[str, Any])
 
 
 def order(
-    house: Parts, asked: schemas.ImageRequest, media: str, record: dict[str, Any], key: Key | None = None
+    house: Parts,
+    asked: schemas.ImageRequest,
+    media: str,
+    record: dict[str, Any],
+    key: Key | None = None,
+    *,
+    job: bool = False,
 ) -> Order:
     """The pictures of a request: ``n`` recipes that differ in the seed, and the file they become."""
     output_format, quality = _file(asked, media)
@@ -40,7 +46,7 @@ def order(
     recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(count)]
     if asked.user is not None:
         record["user"] = asked.user
-    if asked.partial_images is not None and not asked.stream:
+    if asked.partial_images is not None and not (asked.stream or job):
         raise InvalidRequest("previews travel in a stream; add stream: true", field="partial_images")
     deadline = None if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
     ticket = Ticket(record["request_id"], tenant=key.name if key else "", deadline=deadline)

@@ -1,17 +1,28 @@
 """OpenAPI that is true: bodies are read by hand, so their schemas are added by hand, with the names known here."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from service.api.deps import Parts
 from service.api.errors import ErrorBody
-from service.api.schemas import CompletedEvent, ExplainRequest, ImageRequest, PartialEvent, RecipeRequest
+from service.api.schemas import CompletedEvent, ExplainRequest, ImageRequest, JobEventData, PartialEvent, RecipeRequest
 from service.diffusion.guidance import GUIDANCE
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.recipe import EXPLICIT
+
+Kinds = Mapping[str, type[BaseModel]]  # of the data of events, by name
+
+EVENTS: Kinds = {
+    "image_generation.partial_image": PartialEvent,
+    "image_generation.completed": CompletedEvent,
+    "error": ErrorBody,
+}
+JOB_EVENTS: Kinds = dict.fromkeys(get_args(JobEventData.model_fields["type"].annotation), JobEventData)
 
 
 def install(app: FastAPI) -> None:
@@ -29,11 +40,11 @@ def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
     """FastAPI's schema with the request bodies in it."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     schemas = document["components"]["schemas"]
-    for model in (ImageRequest, ExplainRequest, PartialEvent, CompletedEvent):
+    for model in (ImageRequest, ExplainRequest, PartialEvent, CompletedEvent, JobEventData):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = _known_here(schema, parts) if issubclass(model, RecipeRequest) else schema
-    schemas["Event"] = _event()
+    schemas |= {"Event": _event(EVENTS), "JobEvent": _event(JOB_EVENTS)}
     if parts.keys.required:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
@@ -44,14 +55,9 @@ def complete(app: FastAPI, parts: Parts) -> dict[str, Any]:
     return document
 
 
-def _event() -> dict[str, Any]:
+def _event(kinds: Kinds) -> dict[str, Any]:
     """One server-sent event; its data is JSON."""
-    kinds = {
-        "image_generation.partial_image": PartialEvent,
-        "image_generation.completed": CompletedEvent,
-        "error": ErrorBody,
-    }
-    data = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in kinds.values()]
+    data = [{"$ref": f"#/components/schemas/{name}"} for name in sorted({kind.__name__ for kind in kinds.values()})]
     described = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}}
     properties = {"event": {"enum": list(kinds)}, "data": described}
     return {"type": "object", "required": list(properties), "properties": properties}

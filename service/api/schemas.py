@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.api.errors import Problem
 from service.engines.contract import Engine
 from service.errors import InvalidRequest
 from service.images import Format
@@ -140,6 +141,70 @@ class Cancellation(BaseModel):
     id: str
     object: Literal["image_generation"] = "image_generation"
     cancelled: Literal[True] = True
+
+
+class JobPicture(BaseModel):
+    """One picture that is done; its recipe is that of the same number."""
+
+    number: int
+    url: str
+    seed: int
+    timings: dict[str, float]
+
+
+class Job(BaseModel):
+    """Long work. Times are whole seconds since 1970."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: Literal["queued", "in_progress", "succeeded", "failed", "cancelled"]
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    expires_at: int | None = Field(description="when the job and its pictures are deleted")
+    position: int | None = Field(description="pictures that will be started before; while it waits")
+    estimated_start_seconds: float | None = Field(description="time until it is started, by what work has cost so far")
+    steps: int = Field(description="of all its pictures")
+    steps_done: int
+    output_format: Format
+    recipes: list[Recipe] = Field(description="one for each picture, seeds included")
+    pictures: list[JobPicture] = Field(description="those that are done")
+    error: Problem | None
+
+
+class JobEventData(BaseModel):
+    """The data of an event of a job; which fields there are depends on ``type``."""
+
+    type: Literal[
+        "job.queued",
+        "job.in_progress",
+        "job.progress",
+        "job.partial_image",
+        "job.picture",
+        "job.succeeded",
+        "job.failed",
+        "job.cancelled",
+    ]
+    id: str
+    number: int | None = Field(None, description="of the picture")
+    step: int | None = Field(None, description="of a preview, whose picture has so many steps")
+    steps: int | None = None
+    steps_done: int | None = Field(None, description="of all pictures of the job, which have so many steps together")
+    partial_image_index: int | None = None
+    b64_json: str | None = Field(None, description="a preview")
+    output_format: Format | None = None
+    url: str | None = Field(None, description="of a picture that is done")
+    seed: int | None = None
+    timings: dict[str, float] | None = None
+    error: Problem | None = None
+
+
+class JobDeleted(BaseModel):
+    """A job that is no more, like its pictures."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
 
 
 class ModelCard(BaseModel):

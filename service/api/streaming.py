@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 from service.api import accept, schemas
 from service.api.errors import body
 from service.errors import Cancelled, DarkroomError
-from service.runner import Job, Order, Preview, Runner
+from service.runner import Admitted, Made, Order, Preview, Runner
 
 KEEP_ALIVE = 10.0  # seconds of silence that proxies are sure to bear
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
@@ -28,61 +29,64 @@ class EventStream(StreamingResponse):
         put = self._previews.put_nowait
         self._runner, self._record = runner, record
 
-        def show(preview: Preview) -> None:
-            loop.call_soon_threadsafe(put, preview)
+        def show(_: int, what: int | Preview | Made) -> None:
+            if isinstance(what, Preview):
+                loop.call_soon_threadsafe(put, what)
 
-        self._job = runner.start(order, show)
-        self._job.pictures.add_done_callback(lambda _: put(None))
-        super().__init__(self._events(self._job), headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._admitted = runner.start(order, show)
+        self._admitted.pictures.add_done_callback(lambda _: put(None))
+        super().__init__(self._events(self._admitted), headers=HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._record["outcome"] = Cancelled.code  # until the stream comes to its end
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.pictures.cancel()
+            self._admitted.pictures.cancel()
 
-    async def _events(self, job: Job) -> AsyncIterator[str]:
-        finished = asyncio.ensure_future(self._runner.finish(job))
+    async def _events(self, admitted: Admitted) -> AsyncIterator[str]:
+        finished = asyncio.ensure_future(self._runner.finish(admitted))
         try:
-            async for line in self._previewed(job):
+            async for line in self._previewed(admitted):
                 yield line
             (made,) = await finished
-            done = schemas.CompletedEvent(**_common(job, made.data), recipe=made.recipe, timings=made.timings)
-            yield _event(done.type, done.model_dump_json())
+            done = schemas.CompletedEvent(**_common(admitted, made.data), recipe=made.recipe, timings=made.timings)
+            yield event(done.type, done.model_dump_json())
             self._record["outcome"] = "ok"
         except DarkroomError as error:
-            yield _event("error", json.dumps(body(error.status, error.message, error.code, error.field)))
+            yield event("error", json.dumps(body(error.status, error.message, error.code, error.field)))
             self._record["outcome"] = error.code
         finally:
             finished.cancel()
 
-    async def _previewed(self, job: Job) -> AsyncIterator[str]:
+    async def _previewed(self, admitted: Admitted) -> AsyncIterator[str]:
         """Previews as they come; where none does, a comment with the place in the queue keeps the connection alive."""
-        yield f": {job.ahead()} ahead\n\n"
-        steps = len(job.order.recipes[0].sigmas) - 1
+        yield f": {admitted.place().ahead} ahead\n\n"
+        steps = len(admitted.order.recipes[0].sigmas) - 1
         while True:
             try:
                 preview = await asyncio.wait_for(self._previews.get(), KEEP_ALIVE)
             except TimeoutError:
-                yield f": {job.ahead()} ahead\n\n"
+                yield f": {admitted.place().ahead} ahead\n\n"
                 continue
             if preview is None:
                 return
             shown = {"partial_image_index": preview.index, "step": preview.step, "steps": steps}
-            partial = schemas.PartialEvent(**_common(job, preview.data), **shown)
-            yield _event(partial.type, partial.model_dump_json())
+            partial = schemas.PartialEvent(**_common(admitted, preview.data), **shown)
+            yield event(partial.type, partial.model_dump_json())
 
 
-def _common(job: Job, data: bytes) -> dict[str, Any]:
-    first = job.order.recipes[0]
+def _common(admitted: Admitted, data: bytes) -> dict[str, Any]:
+    first = admitted.order.recipes[0]
     return {
         "b64_json": base64.b64encode(data).decode(),
         "created_at": int(time.time()),
         "size": f"{first.width}x{first.height}",
-        "output_format": job.order.output_format,
+        "output_format": admitted.order.output_format,
     }
 
 
-def _event(name: str, data: str) -> str:
-    return f"event: {name}\ndata: {data}\n\n"
+def event(name: str, data: str, number: int | None = None) -> str:
+    """One event in the format of WHATWG's HTML standard, 9.2."""
+    numbered = "" if number is None else f"id: {number}\n"
+    return f"{numbered}event: {name}\ndata: {data}\n\n"

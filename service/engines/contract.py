@@ -78,6 +78,16 @@ class Latent(_Frozen):
     shift: float = 0.0
 
 
+class Upsampler(_Frozen):
+    """Layout of the network that enlarges pictures block by block, and the noise levels that it denoises."""
+
+    block: int  # pixels along a block of the enlarged picture
+    factor: int
+    thumbnail: int  # pixels along the small picture that every block sees
+    sigma_min: float
+    sigma_max: float
+
+
 class ModelDescription(_Frozen):
     """Everything the gateway must know about a model, written by ``export`` and never typed twice."""
 
@@ -89,6 +99,7 @@ class ModelDescription(_Frozen):
     default_preset: str
     tokenizers: tuple[Tokenizer, ...]
     networks: Mapping[str, Network]  # role ("text_encoder", "unet" or "transformer", "vae_decoder") -> network
+    upsampler: Upsampler | None = None  # of the role "upsampler", where there is one
     preview: tuple[tuple[float, ...], ...]  # [channels + 1, 3]: latent -> RGB in [-1, 1], last row is the bias
     zeros_for_no_negative: bool = False  # without a negative prompt, the unconditional conditioning is zeros
 
@@ -117,7 +128,7 @@ class ModelDescription(_Frozen):
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits over the description, which holds the digest of every network file."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:16]
 
 
 def digest_of(file: Path) -> str:
@@ -143,6 +154,16 @@ class Conditioning:
 
     arrays: Mapping[str, Array]
     digest: str
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the upsampler sees around one block, pixels in [-1, 1]."""
+
+    base: Array  # [3, block, block]: the block itself, enlarged by Lanczos' kernel
+    lowres: Array  # [3, w, w]: the 3 x 3 low-resolution blocks around it
+    thumbnail: Array  # [3, t, t]: the whole picture
+    caches: tuple[Array | None, ...]  # keys and values of the left, top and top left block; None beyond the edge
 
 
 @dataclass(frozen=True)
@@ -190,6 +211,12 @@ class Engine(Protocol):
 
     def decode(self, model: str, latent: Array, ticket: Ticket) -> Array:
         """Latent [C, H, W] (scaled as sampled) -> pixels [3, H * factor, W * factor] in [-1, 1]."""
+        ...
+
+    def upsample(
+        self, model: str, x: Array, sigma: Array, surroundings: Sequence[Surroundings], ticket: Ticket
+    ) -> tuple[Array, Array]:
+        """One evaluation of blocks: x [rows, 3, block, block], sigma [rows] -> x0 like x, float32; keys and values."""
         ...
 
     def health(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engines.cache import ConditioningCache
-from service.engines.contract import Array, Conditioning, Engine, ModelDescription, Ticket
+from service.engines.contract import Array, Conditioning, Engine, ModelDescription, Surroundings, Ticket
 from service.errors import Cancelled, DarkroomError
 
 PATIENCE = 0.1  # seconds between two looks at the ticket while waiting
@@ -77,20 +77,25 @@ class _Call:
     result: Any = None
     error: BaseException | None = None
 
+    @property
+    def group(self) -> Hashable:
+        """What shares its tenant's part: pictures of one size, or the blocks of larger ones."""
+        return self.network == "upsampler", self.size
+
 
 class _Queue:
-    """Start-time fair queueing (Goyal, Vin and Cheng 1996): tenants share equally, a tenant's sizes share its part."""
+    """Start-time fair queueing (Goyal, Vin and Cheng 1996): tenants share equally, a tenant's groups share its part."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._clock = 0
-        self._served: dict[str, dict[tuple[int, int], int]] = {}  # tenant -> size -> virtual time it was served up to
+        self._served: dict[str, dict[Hashable, int]] = {}  # tenant -> group -> virtual time it was served up to
 
     def add(self, call: _Call) -> None:
-        sizes = self._served.setdefault(call.ticket.tenant, {})
-        call.start = max(self._clock, sizes.get(call.size, 0))
-        active = {call.size} | {size for size, served in sizes.items() if served > self._clock}
-        sizes[call.size] = call.start + call.work * len(active)
+        groups = self._served.setdefault(call.ticket.tenant, {})
+        call.start = max(self._clock, groups.get(call.group, 0))
+        active = {call.group} | {group for group, served in groups.items() if served > self._clock}
+        groups[call.group] = call.start + call.work * len(active)
         insort(self._calls, call, key=lambda other: other.start)
 
     def discard(self, call: _Call) -> None:
@@ -169,6 +174,13 @@ class Gate:
         call = _Call(model, "vae_decoder", ticket, run, size=(latent.shape[-2], latent.shape[-1]), work=latent.size)
         return cast(Array, self._pass(call))
 
+    def upsample(
+        self, model: str, x: Array, sigma: Array, surroundings: Sequence[Surroundings], ticket: Ticket
+    ) -> tuple[Array, Array]:
+        kind, size = (model, "upsampler", x.shape[1:]), (x.shape[-2], x.shape[-1])
+        call = _Call(model, "upsampler", ticket, self._upsample, (x, sigma, surroundings), len(x), size, x.size, kind)
+        return cast(tuple[Array, Array], self._pass(call))
+
     def health(self) -> None:
         self._engine.health()
 
@@ -176,15 +188,14 @@ class Gate:
         self._engine.close()
 
     def _predict(self, calls: Sequence[_Call]) -> list[Array]:
-        """The rows of all calls at once, their outputs handed back."""
         first = calls[0]
-        if len(calls) == 1:
-            x, timestep, conditioning = first.arguments
-        else:
-            x, timestep = (np.concatenate([call.arguments[i] for call in calls]) for i in (0, 1))
-            conditioning = [row for call in calls for row in call.arguments[2]]
-        output = self._engine.predict(first.model, first.network, x, timestep, conditioning, first.ticket)
-        return np.split(output, np.cumsum([call.rows for call in calls])[:-1])
+        output = self._engine.predict(first.model, first.network, *_together(calls), first.ticket)
+        return _apart(calls, output)
+
+    def _upsample(self, calls: Sequence[_Call]) -> list[tuple[Array, Array]]:
+        first = calls[0]
+        outputs = self._engine.upsample(first.model, *_together(calls), first.ticket)
+        return list(zip(*(_apart(calls, output) for output in outputs), strict=True))
 
     def _pass(self, call: _Call) -> Any:
         with self._lock:
@@ -252,3 +263,16 @@ class Gate:
         called = Called(self.models[first.model], first.network, first.size, rows, len(batch), waited, took)
         for observer in self._observers:
             observer.called(called)
+
+
+def _together(calls: Sequence[_Call]) -> tuple[Array, Array, Sequence[Any]]:
+    """The rows of all calls at once: x, the noise level of every row, what else goes with it."""
+    if len(calls) == 1:
+        return cast(tuple[Array, Array, Sequence[Any]], calls[0].arguments)
+    x, level = (np.concatenate([call.arguments[i] for call in calls]) for i in (0, 1))
+    return x, level, [row for call in calls for row in call.arguments[2]]
+
+
+def _apart(calls: Sequence[_Call], output: Array) -> list[Array]:
+    """To every call its rows."""
+    return np.split(output, np.cumsum([call.rows for call in calls])[:-1])

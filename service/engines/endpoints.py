@@ -8,17 +8,17 @@ hears of it when that has been tried for PATIENCE seconds.
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import grpc
-import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from service.engines import messages
 from service.engines.contract import Array, ModelDescription, Network, Ticket
-from service.engines.shelf import Place, Shelf
+from service.engines.shelf import Lasting, Shelf
 from service.engines.tensors import Inputs
 from service.errors import DarkroomError, EngineFailure, Unavailable
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds for which a call looks for an endpoint that serves it
 PAUSE = 0.1  # seconds between two attempts of one call
 COMEBACK = 2.0  # seconds after which an endpoint that was away is tried again while others answer
-LOOK = 0.02  # seconds between two looks at the ticket while a call runs
+LOOK = 0.1  # seconds between two looks at the ticket while a call runs; each costs a tenth of a millisecond
 CALL_LIMIT = 30.0  # seconds after which an endpoint that does not answer counts as away
 CONTROL_LIMIT = 1.0  # the same for questions about the server, which are answered at once
 LOAD_LIMIT = 60.0
@@ -42,7 +42,6 @@ CHANNEL = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
-DTYPES = {"fp32": ("FP32", np.float32), "int64": ("INT64", np.int64)}
 
 
 class Away(Unavailable):
@@ -50,54 +49,63 @@ class Away(Unavailable):
 
 
 class Endpoint:
-    """One Triton server."""
+    """One Triton server. ``promised``: the precision of every model that a server has shown to serve."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, promised: MutableMapping[str, str]) -> None:
         self.url = url
         self.calls = 0  # in flight
         self.away_since: float | None = None
         self.next_try = 0.0
         self._channel = grpc.insecure_channel(url, CHANNEL)
         self._stub = GRPCInferenceServiceStub(self._channel)
-        self.precisions: dict[str, str] = {}  # of the models that it has shown to serve
+        self._promised = promised
         self._verified: set[str] = set()
         self._lives: dict[str, int] = {}  # entry -> times it was loaded again
         self._revivals: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         self._shelf = Shelf(self._stub)
+        self._channel.subscribe(self._connection_changed)
 
     def infer(
-        self, model: ModelDescription, network: Network, inputs: Inputs, key: Hashable, ticket: Ticket
+        self, model: ModelDescription, network: Network, inputs: Inputs, lasting: Lasting, ticket: Ticket
     ) -> list[Array]:
         """The outputs of a network; Away when another attempt may succeed."""
         self.verify(model)
         life = self._lives.get(network.entry, 0)
-        lasting = {tensor.name: inputs[tensor.name] for tensor in network.inputs[2:]}  # after sample and timestep
         try:
-            with self._shelf.lend(key, lasting) as places:
-                future = self._stub.ModelInfer.future(_request(network, inputs, places), timeout=_seconds(ticket))
+            with self._shelf.lend(lasting) as places:
+                request = messages.request(network, inputs if places else {**inputs, **lasting.make()}, places)
+                future = self._stub.ModelInfer.future(request, timeout=_seconds(ticket))
                 answer = _wait(future, ticket)
         except grpc.RpcError as error:
             if _stub_died(error):
                 self._revive(network.entry, life)
             self._await_revivals(ticket)
             raise self._problem(error, network.entry, ticket) from error
-        return _outputs(network, answer)
+        return messages.arrays(network, answer)
 
     def verify(self, model: ModelDescription) -> None:
-        """The server must show that it serves this very description, before the first call and after every absence."""
+        """The server must show that it serves these very networks as promised, whenever it was connected."""
         if model.name in self._verified:
             return
+        found = set()
         for network in model.networks.values():
             question = pb.ModelConfigRequest(name=network.entry)
-            parameters = self._ask(self._stub.ModelConfig, question, network.entry).config.parameters
-            digest = parameters["digest"].string_value or "none"
-            if digest != model.digest:
+            config = self._ask(self._stub.ModelConfig, question, network.entry).config
+            if (digest := messages.digest(config)) != network.digest:
                 raise Away(
-                    f"{network.entry} on Triton at {self.url} has the digest {digest}, the description of {model.name} "
-                    f"{model.digest}: both need the same export"
+                    f"{network.entry} on Triton at {self.url} has the digest {digest}, in the description of "
+                    f"{model.name} it has {network.digest}: both need the same export"
                 )
-        self.precisions[model.name] = parameters["precision"].string_value
+            found.add(messages.precision(config))
+        if "auto" in found:
+            raise Away(f"Triton at {self.url} does not say what auto means: let it complete configurations")
+        precision = "+".join(sorted(found))
+        if self._promised.setdefault(model.name, precision) != precision:
+            raise Away(
+                f"Triton at {self.url} computes {model.name} in {precision}, but its recipes say "
+                f"{self._promised[model.name]} since this service started: give all servers one precision"
+            )
         self._verified.add(model.name)
 
     def lost(self, problem: Away) -> None:
@@ -122,6 +130,11 @@ class Endpoint:
     def close(self) -> None:
         self._shelf.close()
         self._channel.close()
+
+    def _connection_changed(self, state: grpc.ChannelConnectivity) -> None:
+        """Another server may answer at this address from now on."""
+        if state is not grpc.ChannelConnectivity.READY:
+            self._verified.clear()
 
     def _ask(self, method: Callable[..., Any], request: Any, entry: str, limit: float = CONTROL_LIMIT) -> Any:
         try:
@@ -176,20 +189,21 @@ class Endpoints:
     """All servers that may serve a call."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._endpoints = [Endpoint(url) for url in urls]
+        self._promised: dict[str, str] = {}
+        self._endpoints = [Endpoint(url, self._promised) for url in urls]
         self._lock = threading.Lock()
 
     def infer(
-        self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket, key: Hashable = None
+        self, model: ModelDescription, network: Network, inputs: Inputs, ticket: Ticket, lasting: Lasting
     ) -> list[Array]:
-        """The outputs of a network from whoever can; calls of equal ``key`` have equal conditioning."""
+        """The outputs of a network from whoever can."""
         limit = time.monotonic() + PATIENCE
         while True:
             ticket.check()
             last_attempt = time.monotonic() > limit or self._all_away()
             endpoint = self._choose(model)
             try:
-                outputs = endpoint.infer(model, network, inputs, key, ticket)
+                outputs = endpoint.infer(model, network, inputs, lasting, ticket)
             except Away as problem:
                 endpoint.lost(problem)
                 if last_attempt:
@@ -208,8 +222,8 @@ class Endpoints:
             endpoint.call_back(model)
 
     def precision(self, model: str) -> str:
-        """What the servers compute in, as far as they have been heard."""
-        return next((each.precisions[model] for each in self._endpoints if model in each.precisions), "unknown")
+        """What every server computes the model in; "unknown" until one was heard."""
+        return self._promised.get(model, "unknown")
 
     def close(self) -> None:
         for endpoint in self._endpoints:
@@ -236,35 +250,6 @@ class Endpoints:
 
 def _stub_died(error: grpc.RpcError) -> bool:
     return error.code() == grpc.StatusCode.INTERNAL and "Stub process" in (error.details() or "")
-
-
-def _request(network: Network, inputs: Inputs, places: Mapping[str, Place]) -> pb.ModelInferRequest:
-    """Triton's view of the inputs: a number per row travels as [rows, 1], what lies in shared memory as its place."""
-    request = pb.ModelInferRequest(model_name=network.entry)
-    for tensor in network.inputs:
-        kind, dtype = DTYPES[tensor.dtype]
-        array = np.ascontiguousarray(inputs[tensor.name], dtype)
-        shape = array.shape if tensor.shape else (len(array), 1)
-        described = request.inputs.add(name=tensor.name, datatype=kind, shape=shape)
-        if tensor.name in places:
-            region, offset, size = places[tensor.name]
-            described.parameters["shared_memory_region"].string_param = region
-            described.parameters["shared_memory_offset"].int64_param = offset
-            described.parameters["shared_memory_byte_size"].int64_param = size
-        else:
-            request.raw_input_contents.append(array.tobytes())
-    for tensor in network.outputs:
-        request.outputs.add(name=tensor.name)
-    return request
-
-
-def _outputs(network: Network, answer: pb.ModelInferResponse) -> list[Array]:
-    """Arrays in the order of the description, whatever the order of the answer."""
-    found = {
-        output.name: np.frombuffer(content, np.float32).reshape(tuple(output.shape)).copy()
-        for output, content in zip(answer.outputs, answer.raw_output_contents, strict=True)
-    }
-    return [found[tensor.name] for tensor in network.outputs]
 
 
 def _seconds(ticket: Ticket) -> float:

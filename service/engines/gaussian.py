@@ -22,9 +22,11 @@ from service.engines.contract import (
     ModelDescription,
     Network,
     NoiseSchedule,
+    Surroundings,
     Tensor,
     Ticket,
     Tokenizer,
+    Upsampler,
 )
 from service.engines.tokenizers import PromptTokenizer
 
@@ -72,6 +74,14 @@ class GaussianEngine:
         colors = np.einsum("chw,cr->rhw", latent, np.array(PREVIEW[:-1]))
         smooth = _interpolation(height) @ colors @ _interpolation(width).T  # [3, H, W]
         return cast(Array, np.tanh(smooth).astype(np.float32))
+
+    def upsample(
+        self, model: str, x: Array, sigma: Array, surroundings: Sequence[Surroundings], ticket: Ticket
+    ) -> tuple[Array, Array]:
+        """The denoiser of x0 ~ N(base, s^2 I), which needs no keys and values."""
+        base = np.stack([each.base for each in surroundings])
+        share = (SPREAD**2 / (SPREAD**2 + np.square(sigma)))[:, None, None, None]
+        return (base + share * (x - base)).astype(np.float32), np.zeros((len(x), 1), np.float32)
 
     def health(self) -> None:
         """A formula does not fail."""
@@ -135,7 +145,9 @@ def describe(prediction: Prediction) -> ModelDescription:
             "text_encoder": _network("text_encoder", (tokens,), spectrum),
             "unet": _network("unet", (sample, clock, spectrum), sample.model_copy(update={"name": "out_sample"})),
             "vae_decoder": _network("vae_decoder", (sample,), pixels),
+            "upsampler": _network("upsampler", (pixels,), pixels),
         },
+        upsampler=Upsampler(block=32, factor=4, thumbnail=8, sigma_min=0.01, sigma_max=2.0),
         preview=PREVIEW,
     )
 

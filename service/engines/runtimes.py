@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from service.engines.contract import Array
 from service.engines.tensors import Inputs
 from service.errors import Unavailable
@@ -53,6 +55,7 @@ class OpenVino:
 
         self.threads = threads
         self._core = openvino.Core()
+        openvino.Tensor(np.zeros(1))  # the binding loads NumPy at its first array: two threads at once would deadlock
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in capabilities:
             raise Unavailable("this CPU has no bf16 arithmetic; set DARKROOM_PRECISION to auto or fp32")

@@ -10,12 +10,12 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -33,7 +33,25 @@ LIMIT = 1.0  # seconds for a question to the server
 REST = 30.0  # seconds after an abandoned call in which the server may still read
 NUMBERS = count()
 
-Place = tuple[str, int, int]  # region, offset, bytes
+
+class Place(NamedTuple):
+    """Where an array of this shape begins, and how many bytes it has."""
+
+    region: str
+    offset: int
+    size: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """Inputs that are the same in many calls; those of equal keys are equal, those without one travel by value."""
+
+    make: Callable[[], Inputs]
+    key: Hashable = None
+
+
+NOTHING = Lasting(dict)
 
 
 @dataclass
@@ -59,9 +77,9 @@ class Shelf:
         self._reachable = SHARED_MEMORY.is_dir()
 
     @contextmanager
-    def lend(self, key: Hashable, arrays: Inputs) -> Iterator[Mapping[str, Place]]:
-        """Where the server finds the arrays of this key while a call lasts; empty if they must travel by value."""
-        book = self._borrow(key, arrays)
+    def lend(self, lasting: Lasting) -> Iterator[Mapping[str, Place]]:
+        """Where the server finds these inputs while a call lasts; empty if they must travel by value."""
+        book = self._borrow(lasting.key, lasting.make)
         try:
             yield book.places if book else {}
         except BaseException:
@@ -85,9 +103,8 @@ class Shelf:
             self._books.clear()
         self._unmap(books)
 
-    def _borrow(self, key: Hashable, arrays: Inputs) -> _Book | None:
-        size = sum(array.nbytes for array in arrays.values())
-        if key is None or not self._reachable or not SMALLEST <= size <= CAPACITY:
+    def _borrow(self, key: Hashable, make: Callable[[], Inputs]) -> _Book | None:
+        if key is None or not self._reachable:
             return None
         with self._lock:
             book = self._books.get(key)
@@ -98,14 +115,25 @@ class Shelf:
             if self._is_new(key) or key in self._in_the_making:
                 return None
             self._in_the_making.add(key)
+        book = None
+        try:
+            book = self._add(make())
+        finally:
+            with self._lock:
+                self._in_the_making.remove(key)
+                if book:
+                    self._books[key] = book
+        return book
+
+    def _add(self, arrays: Inputs) -> _Book | None:
+        """A new book, if it is worth one."""
+        size = sum(array.nbytes for array in arrays.values())
+        if not SMALLEST <= size <= CAPACITY:
+            return None
+        with self._lock:
             removed = self._make_room(size)
         self._unmap(removed)
-        book = self._map(arrays, size)
-        with self._lock:
-            self._in_the_making.remove(key)
-            if book:
-                self._books[key] = book
-        return book
+        return self._map(arrays, size)
 
     def _is_new(self, key: Hashable) -> bool:
         """Transformed conditioning is another one in every step and not worth a region."""
@@ -144,7 +172,7 @@ class Shelf:
             file.unlink(missing_ok=True)
         places, offset = {}, 0
         for name, array in arrays.items():
-            places[name] = (region, offset, array.nbytes)
+            places[name] = Place(region, offset, array.nbytes, array.shape)
             offset += array.nbytes
         return _Book(region, places, size, users=1)
 

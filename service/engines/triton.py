@@ -1,14 +1,16 @@
 """Networks behind NVIDIA Triton: the same repository, served over gRPC. Rows of concurrent calls are merged there."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engines import tensors
-from service.engines.contract import Array, Conditioning, ModelDescription, Ticket
+from service.engines.contract import Array, Conditioning, ModelDescription, Surroundings, Ticket
 from service.engines.endpoints import Endpoints
+from service.engines.shelf import NOTHING, Lasting
 from service.engines.tensors import Inputs
 from service.engines.tokenizers import open_repository
 from service.errors import EngineFailure
@@ -28,7 +30,7 @@ class TritonEngine:
 
     @property
     def precision(self) -> str:
-        """What the servers were told to compute the first model in."""
+        """What the servers compute the first model in."""
         return self._endpoints.precision(next(iter(self.models)))
 
     def tokenize(self, model: str, prompt: str, *, field: str = "prompt") -> list[NDArray[np.int64]]:
@@ -42,14 +44,25 @@ class TritonEngine:
     def predict(
         self, model: str, network: str, x: Array, timestep: Array, conditioning: Sequence[Conditioning], ticket: Ticket
     ) -> Array:
-        inputs = tensors.denoiser_inputs(self.models[model].networks[network], x, timestep, conditioning)
+        described = self.models[model].networks[network]
+        inputs = tensors.step_inputs(described, x, timestep)
         digests = tuple(row.digest for row in conditioning)
-        return self._run(model, network, inputs, ticket, digests if all(digests) else None)[0]
+        key = (described.entry, digests) if all(digests) else None
+        text = Lasting(partial(tensors.lasting_inputs, described, conditioning), key)
+        return self._run(model, network, inputs, ticket, text)[0]
 
     def decode(self, model: str, latent: Array, ticket: Ticket) -> Array:
         description = self.models[model]
         inputs = tensors.decoder_inputs(description.networks["vae_decoder"], latent, description.latent)
         return tensors.pixels(self._run(model, "vae_decoder", inputs, ticket))
+
+    def upsample(
+        self, model: str, x: Array, sigma: Array, surroundings: Sequence[Surroundings], ticket: Ticket
+    ) -> tuple[Array, Array]:
+        network = self.models[model].networks["upsampler"]
+        inputs = tensors.upsampler_inputs(network, x, sigma, surroundings)
+        x0, cache = self._run(model, "upsampler", inputs, ticket)
+        return x0, cache
 
     def health(self) -> None:
         """One row through every network of the first model: each has a process of its own on the server."""
@@ -60,10 +73,10 @@ class TritonEngine:
     def close(self) -> None:
         self._endpoints.close()
 
-    def _run(self, model: str, role: str, inputs: Inputs, ticket: Ticket, key: Hashable = None) -> list[Array]:
+    def _run(self, model: str, role: str, inputs: Inputs, ticket: Ticket, lasting: Lasting = NOTHING) -> list[Array]:
         description = self.models[model]
         network = description.networks[role]
-        outputs = self._endpoints.infer(description, network, inputs, ticket, key)
+        outputs = self._endpoints.infer(description, network, inputs, ticket, lasting)
         if any(len(output) != len(next(iter(inputs.values()))) for output in outputs):
             raise EngineFailure(f"{network.entry} answered for another number of rows")
         return outputs

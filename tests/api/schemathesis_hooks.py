@@ -9,6 +9,15 @@ import schemathesis
 def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:  # noqa: ARG001
     if isinstance(case.body, dict) and case.meta and case.meta.generation.mode.is_positive:
         agree(case.body)
+        if "Prefer" in case.headers or "Idempotency-Key" in case.headers:
+            become_a_job(case)
+
+
+def become_a_job(case: schemathesis.Case) -> None:
+    """A key is for jobs only, and a job has no stream."""
+    case.headers["Prefer"] = "respond-async"
+    for name in ("stream", "response_format"):
+        case.body.pop(name, None)
 
 
 def agree(body: dict[str, Any]) -> None:

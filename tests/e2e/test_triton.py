@@ -1,51 +1,130 @@
-"""The real Triton behind the same protocol: pictures are those of the embedded engine, byte for byte."""
+"""The real Triton behind the service: crowds of requests, the bytes of a lone one, fewer executions."""
 
+import json
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
 
+import grpc
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from service.engines.contract import Engine, Ticket
+from export.triton_server import TritonServer
+from service import images
+from service.engines.contract import DESCRIPTION, Ticket
 from service.engines.factory import open_engine
 from service.pipeline import generate
-from service.recipe import Overrides, Recipe, load_presets, resolve
+from service.recipe import Overrides, load_presets, resolve
 from service.settings import Settings
-from tests.e2e.triton_server import TritonServer
+from tests.api.harness import Running, serving
+from tests.families import tiny_sdxl
+from tests.models import export_tiny
 
 pytestmark = pytest.mark.triton
 
-MODEL = Settings().default_model
+SIZES = {"postcard": ("256x256", "192x128"), "tiny": ("16x16", "32x16")}
+RECIPES: list[dict[str, Any]] = [
+    {"sampler": "euler", "schedule": "linspace", "num_inference_steps": 2},
+    {"sampler": "euler_ancestral", "schedule": "karras", "num_inference_steps": 3},
+    {"sampler": "heun", "schedule": "exponential", "num_inference_steps": 2},
+    {"sampler": "dpmpp_2m", "schedule": "trailing", "num_inference_steps": 4},
+    {"sampler": "dpmpp_2m_sde", "schedule": "simple", "num_inference_steps": 3},
+    {"sampler": "ddim", "schedule": "linspace", "num_inference_steps": 3, "guidance_scale": 1.0},
+    {"sampler": "unipc", "schedule": "karras", "num_inference_steps": 3, "guidance_method": "apg"},
+    {"sampler": "euler", "schedule": "trailing", "num_inference_steps": 3, "negative_prompt": "fog"},
+]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[TritonServer]:
-    with TritonServer(Settings().model_repository) as running:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Postcard, told to serve a second size, and SDXL in small."""
+    folder = tmp_path_factory.mktemp("triton")
+    repository = folder / "repository"
+    shutil.copytree(Settings().model_repository, repository)
+    file = repository / "postcard_unet" / DESCRIPTION / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sizes": [[256, 256], [192, 128]]}))
+    export_tiny(tiny_sdxl(folder / "checkpoint"), repository)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def triton(server: TritonServer) -> Iterator[Engine]:
-    engine = open_engine(Settings(engine="triton", triton_url=server.url))
-    yield engine
-    engine.close()
+def service(repository: Path, url: str, **settings: object) -> Any:
+    """The service in front of the server, with nothing remembered."""
+    chosen = {"model_repository": repository, "max_concurrency": 64, "max_wait_seconds": 600, **settings}
+    return serving(open_engine(Settings(engine="triton", triton_url=url, **chosen)), **chosen)
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = open_engine(Settings(cache_dir=tmp_path_factory.mktemp("cache")))
-    yield engine
-    engine.close()
+def bodies(model: str) -> list[dict[str, Any]]:
+    """64 requests: 8 recipes, 2 sizes, 4 seeds."""
+    return [
+        {"model": model, "preset": "balanced", "prompt": f"picture {number}", "size": size, "seed": seed, **recipe}
+        for seed in range(4)
+        for size in SIZES[model]
+        for number, recipe in enumerate(RECIPES)
+    ]
 
 
-def recipe(engine: Engine, prompt: str) -> Recipe:
-    wanted = Overrides(prompt=prompt, seed=7, num_inference_steps=4)
-    return resolve(wanted, load_presets(), engine.models, engine.name, engine.precision)
+def picture(running: Running, body: dict[str, Any]) -> bytes:
+    reply = running.post(body, headers={"Accept": "image/png"}, timeout=300)
+    assert reply.status_code == 200, reply.text
+    return reply.content
 
 
-def test_a_picture_has_the_pixels_of_the_embedded_engine(triton: Engine, embedded: Engine) -> None:
-    triton.health()
-    prompt = "a red lighthouse at dusk"
-    far = generate(triton, recipe(triton, prompt), Ticket())
-    near = generate(embedded, recipe(embedded, prompt), Ticket())
-    np.testing.assert_array_equal(far.pixels, near.pixels)
-    assert far.pixels.std() > 0
+def executions(server: TritonServer, model: str) -> int:
+    """Calls of a model's networks so far, however many rows each served."""
+    with grpc.insecure_channel(server.url) as channel:
+        found = GRPCInferenceServiceStub(channel).ModelStatistics(pb.ModelStatisticsRequest()).model_stats
+    return sum(each.execution_count for each in found if each.name.startswith(f"{model}_"))
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_in_a_crowd_of_64_every_picture_has_the_bytes_it_has_alone(
+    repository: Path, server: TritonServer, model: str
+) -> None:
+    start = executions(server, model)
+    with service(repository, server.url) as running:
+        alone = [picture(running, body) for body in bodies(model)]
+    middle = executions(server, model)
+    with service(repository, server.url) as running, ThreadPoolExecutor(64) as threads:
+        together = list(threads.map(lambda body: picture(running, body), bodies(model)))
+    assert together == alone
+    assert len(set(alone)) == 64
+    assert executions(server, model) - middle <= 0.6 * (middle - start)
+
+
+def test_a_picture_has_the_pixels_of_the_embedded_engine(
+    repository: Path, server: TritonServer, tmp_path: Path
+) -> None:
+    embedded = open_engine(Settings(model_repository=repository, cache_dir=tmp_path))
+    wanted = Overrides(model="postcard", prompt="a red lighthouse at dusk", seed=7, num_inference_steps=4)
+    near = generate(
+        embedded, resolve(wanted, load_presets(), embedded.models, embedded.name, embedded.precision), Ticket()
+    )
+    body = wanted.model_dump(exclude_unset=True) | {"size": "256x256"}
+    with service(repository, server.url) as running:
+        far = picture(running, body)
+    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(far))), near.pixels)
+    recipe = images.recipe_of(far)
+    assert (recipe["engine"], recipe["precision"]) == ("triton", embedded.precision)
+    embedded.close()
+
+
+def test_the_server_tells_how_many_rows_its_executions_have(server: TritonServer) -> None:
+    text = httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics").text
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("darkroom_execution_rows"))
+    at_most_2, all_of_them = (
+        float(found[f'darkroom_execution_rows_bucket{{model="postcard_unet",le="{bound}"}}']) for bound in ("2", "+Inf")
+    )
+    assert 0 < at_most_2 < all_of_them

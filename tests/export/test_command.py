@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from export import families
 from export.__main__ import main
+from export.checkpoint import Checkpoint
 from tests.conftest import Exported
 
 
@@ -94,6 +98,17 @@ def test_wrong_options_are_refused_by_name(exported, tmp_path, arguments, messag
     assert result.exit_code != 0
     assert message in result.output
     assert not (tmp_path / "repository").exists()
+
+
+def test_weights_of_a_variant_in_parts_are_those_of_the_plain_file(exported, tmp_path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(exported.checkpoint, dtype=torch.float16)
+    pipeline.save_pretrained(tmp_path, variant="fp16", max_shard_size="20KB")
+    assert len(list((tmp_path / "unet").glob("diffusion_pytorch_model.fp16-*.safetensors"))) > 1
+    plain, found = (families.load(Checkpoint(folder)) for folder in (exported.checkpoint, tmp_path))
+    for ours, theirs in zip(found.networks, plain.networks, strict=True):
+        state = theirs.state_dict()
+        assert state.keys() == ours.state_dict().keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_help_lists_both_commands() -> None:

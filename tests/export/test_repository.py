@@ -2,21 +2,27 @@
 
 import hashlib
 import math
+import os
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from google.protobuf import text_format
 from tokenizers import Tokenizer
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from export import families, repository
+from export.__main__ import main
 from export.checkpoint import Checkpoint
 from export.weights import load_state_dict
 from service.engines.contract import DESCRIPTION, load_descriptions
+from service.engines.embedded import EmbeddedEngine
+from service.engines.runtimes import OpenVino
+from service.errors import Unavailable
 from tests.conftest import Exported
 
 
@@ -29,7 +35,7 @@ def config(exported: Exported, role: str) -> ModelConfig:
 def test_config_equals_the_contract(exported, role) -> None:
     network, found = exported.description.networks[role], config(exported, role)
     assert found.name == network.entry
-    assert found.parameters["digest"].string_value == exported.description.digest
+    assert found.parameters["digest"].string_value == network.digest == network.sha256[:16]
     for ports, tensors in ((found.input, network.inputs), (found.output, network.outputs)):
         assert [port.name for port in ports] == [tensor.name for tensor in tensors]
         for port, tensor in zip(ports, tensors, strict=True):
@@ -74,7 +80,7 @@ def test_weights_beyond_protobuf_lie_beside_the_graph(exported, tmp_path, monkey
             bias.const_value = ir.tensor(bias.const_value.numpy() + 1, name=bias.name)
         digests.add(repository.write_onnx(network, graph, tmp_path / entry).sha256)
         assert (tmp_path / entry / "1" / "model.onnx.data").stat().st_size > 1000
-    assert len(digests) == 2, "the digest of the graph covers the weights beside it"
+    assert len(digests) == 2, "the digest covers the weights beside the graph"
     stored, expected = load_state_dict(tmp_path / "first" / "1" / "model.onnx"), load_state_dict(inside)
     assert all(torch.equal(stored.pop(name), tensor) for name, tensor in expected.items())
     assert not stored
@@ -84,6 +90,23 @@ def test_weights_beyond_protobuf_lie_beside_the_graph(exported, tmp_path, monkey
         for file in (inside, tmp_path / "first" / "1" / "model.onnx")
     ]
     np.testing.assert_array_equal(*pictures)
+
+
+def test_weights_that_are_not_those_of_the_description_are_refused(exported, tmp_path, monkeypatch) -> None:
+    """A model over 2 GB, in small: the graph is whole, the file beside it is not."""
+    monkeypatch.setattr(repository, "LARGE", 0)
+    folder = tmp_path / "repository"
+    result = CliRunner().invoke(main, [str(exported.checkpoint), "--out", str(folder), "--name", "tiny"])
+    assert result.exit_code == 0, result.output
+    runtime = OpenVino("fp32", 2, tmp_path / "cache")
+    EmbeddedEngine(folder, runtime).health()
+    weights = folder / "tiny_unet" / "1" / "model.onnx.data"
+    content = bytearray(weights.read_bytes())
+    content[1000] ^= 1
+    for damage in (lambda: weights.write_bytes(content), lambda: os.truncate(weights, 1000), weights.unlink):
+        damage()
+        with pytest.raises(Unavailable, match=r"tiny_unet.* is missing or is not the file"):
+            EmbeddedEngine(folder, runtime)
 
 
 @pytest.mark.parametrize("prompt", ["", "a red cube", "Ünïcode 🙂 <|endoftext|> 42"])

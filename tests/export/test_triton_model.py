@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 
 
@@ -36,7 +37,9 @@ def test_runtimes_equal_onnx_runtime(exported, backend, runtime, side) -> None:
     np.testing.assert_allclose(found["out_sample"], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(("runtime", "precision"), [("OpenVino", "auto"), ("OpenVino", "fp32"), ("OnnxRuntime", "")])
+@pytest.mark.parametrize(
+    ("runtime", "precision"), [("OpenVino", "auto"), ("OpenVino", "fp32"), ("OnnxRuntime", "auto")]
+)
 def test_a_row_has_the_same_bits_in_any_company(exported, backend, runtime, precision) -> None:
     network = getattr(backend, runtime)(exported.onnx("unet"), precision)
     arrays = rows(15)  # 8 + 4 + 2 + 1
@@ -44,3 +47,13 @@ def test_a_row_has_the_same_bits_in_any_company(exported, backend, runtime, prec
     for row in range(15):
         alone = network({name: array[row : row + 1] for name, array in arrays.items()})["out_sample"]
         np.testing.assert_array_equal(together[row : row + 1], alone)
+
+
+def test_what_auto_comes_to_and_what_is_refused(backend: ModuleType) -> None:
+    capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert backend.OpenVino.settle("auto") == ("bf16" if capable else "fp32")
+    assert backend.OnnxRuntime.settle("auto") == "fp32"
+    for runtime, refused in ((backend.OpenVino, "fp16"), (backend.OnnxRuntime, "bf16")):
+        assert runtime.settle("fp32") == "fp32"
+        with pytest.raises(ValueError, match="precision may be auto, "):
+            runtime.settle(refused)
