@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -44,7 +45,11 @@ def main(rounds: int) -> None:
         shutil.copytree(ROOT / "model_repository", repository)
         add_null_models(repository)
         server = stack.enter_context(TritonServer(repository))
-        common = {"model_repository": repository, "cache_dir": folder / "cache", "max_concurrency": max(CONCURRENCIES)}
+        common: dict[str, Any] = {
+            "model_repository": repository,
+            "cache_dir": folder / "cache",
+            "max_concurrency": max(CONCURRENCIES),
+        }
         embedded, triton = (
             open_engine(Settings(engine=name, triton_url=server.url, **common)) for name in ("embedded", "triton")
         )

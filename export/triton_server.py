@@ -107,14 +107,13 @@ class TritonServer:
 
     def command(self) -> list[str | Path]:
         """The server ends when its parent does, even if that is killed."""
-        models = sorted(config.parent.name for config in self.repository.glob("*/config.pbtxt"))
         return [
             *("setpriv", "--pdeathsig", "TERM", self._wheel() / "bin" / "tritonserver"),
             f"--model-repository={self.repository}",
             f"--backend-directory={self._backends()}",
             f"--backend-config=python,shm-region-prefix-name={self.regions}",
             "--model-control-mode=explicit",
-            *(f"--load-model={model}" for model in models),
+            "--load-model=*",
             f"--grpc-address={LOOPBACK}",
             f"--grpc-port={self.grpc_port}",
             f"--metrics-address={LOOPBACK}",

@@ -150,7 +150,7 @@ def _idle(values: Mapping[str, Any], calls: Sequence[Evaluation], process: Param
     yield (
         shift is not None and all(call.sigma >= first or call.timestep <= shift.cutoff for call in calls),
         "time_shift.cutoff",
-        "time_shift acts after the first step, above the cutoff, where this recipe has no step; lower the cutoff or add steps",
+        "time_shift acts after the first step, above its cutoff, where this recipe has no step; lower the cutoff",
     )
     latest = max(call.timestep for call in calls) / process.last_timestep
     yield (
