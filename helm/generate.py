@@ -84,6 +84,8 @@ LOAD = {
         Panel("Pictures", "short", {
             "in progress": "sum(darkroom_pictures_in_progress)", "waiting": "sum(darkroom_pictures_waiting)",
         }),
+        Panel("Jobs", "short", {"{{state}}": "sum by (state) (darkroom_jobs)"}),
+        Panel("Jobs on disk", "bytes", {"jobs": "sum(darkroom_jobs_stored_bytes)"}),
         Panel("Wait for a start, p95", "s", {
             "queue": quantile(0.95, "darkroom_part_duration_seconds", where='{part="queue"}')
         }),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar
 
 from service.engines.contract import Ticket
 from service.errors import Cancelled, Conflict, DarkroomError, EngineFailure, NotFound, Overloaded, Unavailable
@@ -27,18 +27,25 @@ TRIES = 3  # deaths of the service with a job in progress after which the job is
 SWEEP = 60.0  # seconds between looks for what has been kept long enough
 PIXEL = 4  # bytes that one takes in a file, at most
 
+T = TypeVar("T")
+Settle = Callable[[Mapping[str, Any]], Recipe]
+
 
 @dataclass
 class Live:
     """A job that this process is to finish."""
 
     job: Job
-    steps: dict[int, int] = field(default_factory=dict)  # done, by number of the picture
+    steps: list[int] = field(init=False)  # done, by number of the picture
     admitted: Admitted | None = None
     task: "asyncio.Task[None] | None" = None
     recorded: threading.Event = field(default_factory=threading.Event)  # on disk
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
+
+    def __post_init__(self) -> None:
+        done = {picture["number"] for picture in self.job.pictures}
+        self.steps = [self.job.steps if number in done else 0 for number in range(self.job.count)]
 
     def wake(self) -> None:
         """In the event loop: there is something new."""
@@ -49,14 +56,7 @@ class Live:
 class Background:
     """Between HTTP and the runner. ``settle`` makes a recipe of a stored one, or says why it cannot run here."""
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        runner: Runner,
-        metrics: Metrics,
-        settings: Settings,
-        settle: Callable[[Mapping[str, Any]], Recipe],
-    ) -> None:
+    def __init__(self, jobs: Jobs, runner: Runner, metrics: Metrics, settings: Settings, settle: Settle) -> None:
         self._jobs, self._runner, self._metrics, self._settle = jobs, runner, metrics, settle
         self.keep, self._room = settings.jobs_keep_seconds, settings.jobs_max_bytes
         self._live: dict[str, Live] = {}
@@ -65,7 +65,7 @@ class Background:
     def start(self) -> None:
         """Go on with what was accepted before."""
         for job in self._jobs.unfinished():
-            live = Live(job, {picture["number"]: job.steps for picture in job.pictures})
+            live = Live(job)
             live.recorded.set()
             self._follow(live, self._resumed(live))
         self._sweeping = asyncio.create_task(self._sweep())
@@ -112,7 +112,7 @@ class Background:
     def steps_done(self, job: Job) -> int:
         """Of all its pictures."""
         live = self._live.get(job.id)
-        return sum(live.steps.values()) if live else len(job.pictures) * job.steps
+        return sum(live.steps) if live else len(job.pictures) * job.steps
 
     async def picture(self, job: Job, number: str) -> bytes:
         """The file of a picture that is there."""
@@ -142,7 +142,8 @@ class Background:
                 yield found
             if over:
                 break
-            if told != (told := sum(live.steps.values())):
+            told, before = sum(live.steps), told
+            if told != before:
                 yield Event(None, "job.progress", {"steps_done": told, "steps": job.steps * job.count})
             try:
                 await asyncio.wait_for(changed.wait(), patience)
@@ -203,20 +204,21 @@ class Background:
             write = partial(self._jobs.finish, job.id, failure)
             self._count(job, failure)
         try:
-            await self._write(write)
+            with suppress(Unavailable):  # the next start will do the work again
+                await self._insist(partial(asyncio.to_thread, write))
         finally:
             del self._live[job.id]
             live.over = True
             live.wake()
 
-    async def _write(self, write: Callable[[], None]) -> None:
-        """As soon as the disk takes it; at the end without, so that the next start does the work again."""
+    async def _insist(self, act: Callable[[], Awaitable[T]]) -> T:
+        """What it returns as soon as it is not Unavailable any more; that only where the service stops."""
         while True:
             try:
-                return await asyncio.to_thread(write)
+                return await act()
             except Unavailable:
                 if self._runner.draining:
-                    return None
+                    raise
                 await asyncio.sleep(RETRY)
 
     def _count(self, job: Job, failure: DarkroomError | None) -> None:
@@ -232,16 +234,9 @@ class Background:
         job = live.job
         if job.crashes >= TRIES:
             raise EngineFailure(f"the service died {job.crashes} times while this was in progress")
-        while True:
-            try:
-                await self._runner.ready()
-                break
-            except Unavailable:
-                if self._runner.draining:
-                    raise
-                await asyncio.sleep(RETRY)
+        await self._insist(self._runner.ready)
         async with self._accepting:
-            left = [number for number in range(job.count) if number not in live.steps]
+            left = [number for number, steps in enumerate(live.steps) if steps < job.steps]
             if not left:
                 return
             admitted = self._begin(live, await asyncio.to_thread(self._order, job, left), left)

@@ -232,7 +232,7 @@ class Jobs:
 
 
 def _add_event(db: sqlite3.Connection, job: str, name: str, data: Mapping[str, Any], file_bytes: int = 0) -> bool:
-    """Whether there is such a job."""
+    """Whether there is such a job, unfinished."""
     following = "(SELECT coalesce(max(number), 0) + 1 FROM events WHERE job = id)"
-    insert = f"INSERT INTO events SELECT id, {following}, ?, ?, ? FROM jobs WHERE id = ?"
+    insert = f"INSERT INTO events SELECT id, {following}, ?, ?, ? FROM jobs WHERE id = ? AND finished IS NULL"
     return db.execute(insert, (name, json.dumps(data), file_bytes, job)).rowcount > 0

@@ -55,6 +55,7 @@ class Metrics:
         self.text_lookups = counter("darkroom_text_cache_lookups", "Encoded-prompt cache", ["result"])
         self.jobs = gauge("darkroom_jobs", "Long work on disk, by state", ["state"])
         self.jobs_bytes = gauge("darkroom_jobs_stored_bytes", "What jobs take on disk, or may come to need")
+        self.jobs_are({})
         for counted, values in self._known().items():
             for value in values:  # a rate can only be taken of what was once 0
                 counted.labels(value)

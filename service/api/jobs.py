@@ -64,8 +64,9 @@ async def accepted(request: Request, house: Parts, asked: schemas.ImageRequest, 
     if house.jobs is None:
         message = "this service keeps no jobs, DARKROOM_JOBS_DIR is not set; leave Prefer: respond-async out"
         raise InvalidRequest(message, field="Prefer")
-    for name in filter(lambda name: getattr(asked, name), UNFIT):
-        raise InvalidRequest(UNFIT[name], field=name)
+    for name, why in UNFIT.items():
+        if getattr(asked, name):
+            raise InvalidRequest(why, field=name)
     accept.best(request.headers.get("accept", ""), (accept.JSON,))
     given = request.headers.getlist("idempotency-key")
     if len(given) > 1 or not all(map(KEY.fullmatch, given)):

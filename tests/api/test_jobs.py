@@ -2,6 +2,7 @@
 
 import base64
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from service.engines.gaussian import GaussianEngine
 from service.errors import EngineFailure
 from tests.api.harness import Held, Running, eventually, serving
 from tests.api.jobs import ASYNC, BODY, accepted, asked, at, ended, files, happened, told
+from tests.api.test_deadlines import Slow
 from tests.api.test_keys import written
 from tests.api.test_streaming import streamed
 
@@ -211,6 +213,31 @@ def test_what_fails_says_why(
         assert running.value("darkroom_jobs", state="failed") == 1
 
 
+class HeldDecoder(GaussianEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.go = threading.Event(), threading.Event()
+
+    def decode(self, *args: Any) -> Any:
+        self.reached.set()
+        assert self.go.wait(30)
+        return super().decode(*args)
+
+
+def test_a_picture_that_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
+    engine = HeldDecoder()
+    with serving(engine, jobs_dir=tmp_path) as running:
+        job = accepted(running)
+        assert engine.reached.wait(30)
+        pictures = running.parts.jobs._live[job["id"]].admitted.pictures  # type: ignore[union-attr]
+        pictures.get_loop().call_soon_threadsafe(pictures.cancel)  # as a deadline does
+        assert ended(running, job)["status"] == "cancelled"
+        engine.go.set()
+        eventually(lambda: running.parts.runner.idle)
+        assert (asked(running, job)["pictures"], [*tmp_path.glob("job-*")]) == ([], [])
+        assert told(running, job)[-1][1]["type"] == "job.cancelled"
+
+
 @pytest.mark.parametrize(
     ("extra", "headers", "status", "field"),
     [
@@ -243,6 +270,14 @@ def test_an_order_that_is_refused_is_not_stored(tmp_path: Path) -> None:
         assert running.post(BODY, headers=ASYNC).status_code == 503
         states = ("queued", "in_progress", "succeeded", "failed", "cancelled")
         assert [running.value("darkroom_jobs", state=state) for state in states] == [0, 1, 0, 0, 0]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    with serving(Slow(), jobs_dir=tmp_path) as running:
+        assert ended(running, accepted(running, {**BODY, "deadline_ms": 60_000}))["status"] == "succeeded"
+        answer = running.post({**BODY, "num_inference_steps": 100, "deadline_ms": 1000}, headers=ASYNC)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (504, "deadline_ms")
+        assert len([*tmp_path.glob("job-*")]) == running.value("darkroom_jobs", state="succeeded") == 1
 
 
 def test_without_a_folder_there_are_no_jobs() -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +39,7 @@ class Process:
             "JOBS_DIR": folder / "jobs",
             "CACHE_DIR": folder / "cache",
             "MAX_CONCURRENCY": 2,
-            "DRAIN_SECONDS": 0.2,
+            "DRAIN_SECONDS": 0,
         }
         environment = os.environ | {f"DARKROOM_{name}": str(value) for name, value in settings.items()}
         self.process = subprocess.Popen(
@@ -116,31 +115,24 @@ def name(job: dict[str, Any], picture: dict[str, Any]) -> str:
 
 
 def test_a_drain_interrupts_what_is_long_and_the_next_start_finishes_it(tmp_path: Path) -> None:
-    with processes(tmp_path) as start:
-        first = start()
-        body = {**LONG, "seed": 1, "num_inference_steps": 60, "size": "512x512"}
-        job = first.client.post("/v1/images/generations", json=body, headers=ASYNC).json()
-        eventually(lambda: first.ask(job)["steps_done"] > 0)
-        heard: list[tuple[int | None, dict[str, Any]]] = []
-
-        def listen() -> None:
-            with first.client.stream("GET", f"{at(job)}/events") as answer:
-                for event in happened(answer.iter_lines()):
-                    heard.append(event)
-
-        listening = threading.Thread(target=listen)
-        listening.start()
-        eventually(lambda: heard)
-        assert first.end(signal.SIGTERM) == 0
-        listening.join(30)
-        assert "job.succeeded" not in {data["type"] for _, data in heard}
-        last = max(number for number, _ in heard if number)
-
-        second = start()
-        with second.client.stream("GET", f"{at(job)}/events", headers={"last-event-id": str(last)}) as answer:
-            rest = [data["type"] for number, data in happened(answer.iter_lines()) if number]
-        assert rest[-3:] == ["job.in_progress", "job.picture", "job.succeeded"]
-        assert second.end(signal.SIGTERM) == 0
+    engine = Held()
+    with serving(engine, jobs_dir=tmp_path, drain_seconds=0.2) as running:
+        job = accepted(running)
+        eventually(lambda: engine.calls)
+        with running.client.stream("GET", f"{at(job)}/events") as answer:
+            lines = happened(answer.iter_lines())
+            assert [next(lines)[1]["type"] for _ in range(2)] == ["job.queued", "job.in_progress"]
+            running.server.handle_exit(signal.SIGTERM, None)
+            eventually(lambda: running.server.should_exit)
+            engine.go.set()
+            assert [data["type"] for number, data in lines if number] == ["job.queued"]
+    assert len(engine.calls) == 1
+    with (
+        serving(jobs_dir=tmp_path) as running,
+        running.client.stream("GET", f"{at(job)}/events", headers={"last-event-id": "2"}) as answer,
+    ):
+        rest = [data["type"] for number, data in happened(answer.iter_lines()) if number]
+        assert rest == ["job.queued", "job.in_progress", "job.picture", "job.succeeded"]
 
 
 @contextmanager

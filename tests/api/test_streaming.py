@@ -159,7 +159,8 @@ def test_who_leaves_the_stream_frees_the_engine() -> None:
     engine = Held()
     with serving(engine) as running:
         with httpx.Client(base_url=running.url) as client, client.stream("POST", ROUTE, json=BODY) as answer:
-            assert next(answer.iter_lines()).startswith(":")
+            lines = answer.iter_lines()  # forgotten, it would close the stream
+            assert next(lines).startswith(":")
             eventually(lambda: engine.calls)
         eventually(engine.calls[0].cancelled.is_set)
         engine.go.set()

@@ -4,24 +4,20 @@ import json
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from export.triton_server import TritonServer
 from service import images
-from service.engines.contract import DESCRIPTION, Ticket
+from service.engines.contract import DESCRIPTION
 from service.engines.factory import open_engine
-from service.pipeline import generate
-from service.recipe import Overrides, load_presets, resolve
+from service.engines.runtimes import OpenVino
 from service.settings import Settings
 from tests.api.harness import Running, serving
 from tests.families import tiny_sdxl
@@ -29,7 +25,7 @@ from tests.models import export_tiny
 
 pytestmark = pytest.mark.triton
 
-SIZES = {"postcard": ("256x256", "192x128"), "tiny": ("16x16", "32x16")}
+SIZES = {"postcard": ("128x128", "192x128"), "tiny": ("16x16", "32x16")}
 RECIPES: list[dict[str, Any]] = [
     {"sampler": "euler", "schedule": "linspace", "num_inference_steps": 2},
     {"sampler": "euler_ancestral", "schedule": "karras", "num_inference_steps": 3},
@@ -44,12 +40,12 @@ RECIPES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Postcard, told to serve a second size, and SDXL in small."""
+    """Postcard, told to serve two small sizes, and SDXL in small."""
     folder = tmp_path_factory.mktemp("triton")
     repository = folder / "repository"
     shutil.copytree(Settings().model_repository, repository)
     file = repository / "postcard_unet" / DESCRIPTION / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"sizes": [[256, 256], [192, 128]]}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sizes": [[128, 128], [192, 128]]}))
     export_tiny(tiny_sdxl(folder / "checkpoint"), repository)
     return repository
 
@@ -100,25 +96,10 @@ def test_in_a_crowd_of_64_every_picture_has_the_bytes_it_has_alone(
     with service(repository, server.url) as running, ThreadPoolExecutor(64) as threads:
         together = list(threads.map(lambda body: picture(running, body), bodies(model)))
     assert together == alone
+    recipe = images.recipe_of(alone[0])
+    assert (recipe["engine"], recipe["precision"]) == ("triton", OpenVino("auto", 1, Path()).precision)
     assert len(set(alone)) == 64
     assert executions(server, model) - middle <= 0.6 * (middle - start)
-
-
-def test_a_picture_has_the_pixels_of_the_embedded_engine(
-    repository: Path, server: TritonServer, tmp_path: Path
-) -> None:
-    embedded = open_engine(Settings(model_repository=repository, cache_dir=tmp_path))
-    wanted = Overrides(model="postcard", prompt="a red lighthouse at dusk", seed=7, num_inference_steps=4)
-    near = generate(
-        embedded, resolve(wanted, load_presets(), embedded.models, embedded.name, embedded.precision), Ticket()
-    )
-    body = wanted.model_dump(exclude_unset=True) | {"size": "256x256"}
-    with service(repository, server.url) as running:
-        far = picture(running, body)
-    np.testing.assert_array_equal(np.asarray(Image.open(BytesIO(far))), near.pixels)
-    recipe = images.recipe_of(far)
-    assert (recipe["engine"], recipe["precision"]) == ("triton", embedded.precision)
-    embedded.close()
 
 
 def test_the_server_tells_how_many_rows_its_executions_have(server: TritonServer) -> None:

@@ -116,7 +116,7 @@ def test_triton_takes_the_warm_up_and_serves(repository, exported) -> None:
         config.max_batch_size = 16
         config.model_warmup.MergeFrom(warm_up)
         (repository / entry / "config.pbtxt").write_text(text_format.MessageToString(config))
-    with TritonServer(repository) as server:
+    with TritonServer(repository, patience=300) as server:
         metrics = urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics").read().decode()
         engine = TritonEngine(repository, [server.url])
         engine.health()
