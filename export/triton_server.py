@@ -27,8 +27,9 @@ from service.settings import ROOT, Settings
 VENV = ROOT / ".venv-triton"  # written by setup-triton
 SHM = Path("/dev/shm")
 LOOPBACK = "127.0.0.1"
-START_LIMIT = 60.0  # seconds
+START_LIMIT = 180.0  # seconds
 STOP_LIMIT = 20.0
+RECONNECT = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
 TAIL = 20  # lines of the log that explain an end
 
 
@@ -84,12 +85,14 @@ class TritonServer:
 
     def obituary(self) -> str:
         """How it ended, and the last that its log says."""
-        lines = self.log.read_text().splitlines()[-TAIL:]
-        return "\n".join([f"Triton has ended with status {self.process.wait()}; its log ends:", *lines])
+        return f"Triton has ended with status {self.process.wait()}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        return "\n".join(["; its log ends:", *self.log.read_text().splitlines()[-TAIL:]])
 
     def _wait_until_ready(self) -> None:
         limit = time.monotonic() + self.patience
-        with grpc.insecure_channel(self.url) as channel:
+        with grpc.insecure_channel(self.url, RECONNECT) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while time.monotonic() < limit:
                 if self.process.poll() is not None:
@@ -98,7 +101,7 @@ class TritonServer:
                     if stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1, wait_for_ready=True).ready:
                         return
                 time.sleep(0.05)
-        raise Unavailable(f"Triton is not ready after {self.patience:.0f} s; its log is {self.log}")
+        raise Unavailable(f"Triton is not ready after {self.patience:.0f} s{self._last_words()}")
 
     def _sweep(self) -> None:
         """Remove the shared memory that stubs leave behind when they are killed."""

@@ -28,8 +28,8 @@ PATIENCE = 5.0  # seconds for which a call looks for an endpoint that serves it
 PAUSE = 0.1  # seconds between two attempts of one call
 COMEBACK = 2.0  # seconds after which an endpoint that was away is tried again while others answer
 LOOK = 0.1  # seconds between two looks at the ticket while a call runs; each costs a tenth of a millisecond
-CALL_LIMIT = 30.0  # seconds after which an endpoint that does not answer counts as away
-CONTROL_LIMIT = 1.0  # the same for questions about the server, which are answered at once
+CALL_LIMIT = 300.0  # seconds after which an endpoint that does not answer counts as away; pings find the dead sooner
+CONTROL_LIMIT = 3.0  # the same for questions about the server, which are answered at once
 LOAD_LIMIT = 60.0
 
 CHANNEL = (
@@ -40,7 +40,8 @@ CHANNEL = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # else a ping that is under way holds the next one back for a minute
 )
 
 

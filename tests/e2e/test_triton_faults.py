@@ -177,6 +177,17 @@ def test_a_network_that_is_away_for_2_seconds_loses_nothing(
     wire.close()
 
 
+def test_a_server_that_has_fallen_silent_is_left_for_another(
+    repository: Path, server: TritonServer, expected: list[Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quicker = [(name, 500 if "keepalive" in name or "ping" in name else value) for name, value in endpoints.CHANNEL]
+    monkeypatch.setattr(endpoints, "CHANNEL", quicker)
+    wire = Wire(server.grpc_port)
+    with connected(repository, wire.url, server.url) as engine, wire.silent():
+        np.testing.assert_array_equal(predict(engine), expected[0])
+    wire.close()
+
+
 def test_who_waits_for_a_silent_server_may_leave(engine: TritonEngine, server: TritonServer) -> None:
     predict(engine)
     leaver = Ticket()
