@@ -13,22 +13,20 @@ from typing import Any
 import httpx
 import pytest
 
-from export.triton_config import configure
 from export.triton_server import SHM, TritonServer, free_port
 from service.errors import Unavailable
 from service.settings import ROOT
 from tests.api.harness import eventually
-from tests.engines.tiny import NAME, write_repository
 
 pytestmark = pytest.mark.triton
 
-TEXT = f"{NAME}_text_encoder"
+TEXT = "postcard_text_encoder"
 READY = """
 import signal, sys, time, grpc, os
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub as Stub
 stub = Stub(grpc.insecure_channel(os.environ["DARKROOM_TRITON_URL"]))
-ready = lambda: stub.ModelReady(pb.ModelReadyRequest(name="tiny_text_encoder"), timeout=5).ready
+ready = lambda: stub.ModelReady(pb.ModelReadyRequest(name="postcard_text_encoder"), timeout=5).ready
 """
 WORK = READY + "sys.exit(7 if ready() else 1)"
 SERVE = (
@@ -50,7 +48,7 @@ time.sleep(600)
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One network is enough."""
     folder = tmp_path_factory.mktemp("repository")
-    configure(folder / TEXT, write_repository(folder), "text_encoder")
+    shutil.copytree(ROOT / "model_repository" / TEXT, folder / TEXT)
     return folder
 
 
@@ -134,7 +132,7 @@ def test_a_server_that_cannot_start_says_why(repository: Path, tmp_path: Path) -
     shutil.copytree(repository / TEXT, tmp_path / TEXT)
     (tmp_path / TEXT / "1" / "model.onnx").unlink()
     server = TritonServer(tmp_path)
-    with pytest.raises(Unavailable, match=r"(?s)^Triton has ended with status 1; .*Could not open the file"), server:
+    with pytest.raises(Unavailable, match=r"(?s)^Triton has ended with status 1; .*failed to load all models"), server:
         pass
     assert not Path(server.log).parent.exists()
 
