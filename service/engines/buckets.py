@@ -1,8 +1,9 @@
 """Calls of any number of rows, on networks compiled for fixed numbers of rows.
 
 A network is compiled for 1, 2, 4 or 8 rows of one size, and a call is cut into such buckets. A row's bytes depend
-neither on its bucket, nor on its neighbours, nor on the number of threads (tested). The smallest bucket is compiled
-when it is first needed; larger ones follow in the background and are used once they are there.
+neither on its bucket, nor on its neighbours, nor on the number of threads (tested; latents below 16 x 16 are too small
+for that: OpenVINO splits the sums of a lone 8 x 8 latent over its threads). The smallest bucket is compiled when it is
+first needed; larger ones follow in the background and are used once they are there.
 
 The cores form two lanes, so that two calls run side by side; a lone call of several rows is spread over both, a lone
 single row gets all cores. On two Zen 5 cores in bf16, milliseconds per row (25 M UNet, latent 32 x 32 / 16 x 16):
