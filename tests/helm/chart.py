@@ -1,15 +1,12 @@
 """The chart rendered by the real Helm engine for the ways in which people install it."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import helm_python
 import yaml
 
-from service.settings import ROOT
+from tests.helm import engine
 
-CHART: Path = ROOT / "helm"
 IMAGE = {"repository": "registry.test/tritonserver", "tag": "25.10-py3"}
 CLAIM = {"source": "pvc", "claim": "models"}
 
@@ -54,8 +51,7 @@ INSTALLATIONS: dict[str, dict[str, Any]] = {
 @cache
 def rendered(installation: str) -> list[dict[str, Any]]:
     """The manifests of an installation, the helm test included."""
-    with helm_python.Chart.load(CHART) as chart:
-        text = chart.render(INSTALLATIONS[installation], name="pictures", namespace="art")
+    text = engine.there(engine.render, INSTALLATIONS[installation])
     documents = yaml.safe_load_all(text) if isinstance(text, str) else flatten(text)
     return [document for document in documents if document]
 

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import helm_python
 import kubernetes_validate
 import pytest
 import yaml
 
 from helm.generate import SCHEMA, schema
 from service.settings import Settings
-from tests.helm.chart import CHART, CLAIM, IMAGE, INSTALLATIONS, of_kind, rendered
+from tests.helm import engine
+from tests.helm.chart import CLAIM, IMAGE, INSTALLATIONS, of_kind, rendered
 
 KUBERNETES = "1.32"
 CUSTOM = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}  # of operators; Kubernetes has no schema of them
@@ -50,7 +50,7 @@ def port_names(found: list[dict[str, Any]]) -> set[str]:
 
 @every_installation
 def test_helm_lints(installation: str) -> None:
-    report = helm_python.lint(CHART, INSTALLATIONS[installation], strict=True)
+    report = engine.there(engine.lint, INSTALLATIONS[installation])
     assert report["errors"] == []
     assert [m for m in report["messages"] if m["severity"] > 1] == []
 
@@ -157,7 +157,7 @@ def test_the_schema_knows_every_setting() -> None:
 def test_the_chart_is_of_this_version() -> None:
     import service
 
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == service.__version__
+    assert yaml.safe_load((engine.CHART / "Chart.yaml").read_text())["appVersion"] == service.__version__
 
 
 @pytest.mark.parametrize(
@@ -183,5 +183,5 @@ def test_the_chart_is_of_this_version() -> None:
     ids=str,
 )
 def test_wrong_values_are_refused(values: dict[str, Any]) -> None:
-    with helm_python.Chart.load(CHART) as chart, pytest.raises(helm_python.HelmValuesError):
-        chart.render(values, name="pictures", namespace="art")
+    with pytest.raises(ValueError, match=r"values"):
+        engine.there(engine.render, values)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from service.settings import Settings
-from tests.helm.chart import CHART
+from tests.helm.engine import CHART
 
 COMPOSE: dict[str, Any] = yaml.safe_load((CHART / "compose.yaml").read_text())
 

@@ -21,7 +21,7 @@ from helm.generate import DASHBOARDS, FOLDER, build
 from service.engines.factory import open_engine
 from service.settings import Settings
 from tests.api.harness import Running, eventually, serving
-from tests.helm.chart import CHART
+from tests.helm.engine import CHART
 
 RULES = CHART / "monitoring" / "rules.yaml"
 HERE = Path(__file__).parent
