@@ -97,9 +97,9 @@ class TritonServer:
             while time.monotonic() < limit:
                 if self.process.poll() is not None:
                     raise Unavailable(self.obituary())
-                with contextlib.suppress(grpc.RpcError):
+                with contextlib.suppress(grpc.RpcError, OSError):
                     if stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=1, wait_for_ready=True).ready:
-                        return
+                        return socket.create_connection((LOOPBACK, self.metrics_port), 1).close()  # the last to listen
                 time.sleep(0.05)
         raise Unavailable(f"Triton is not ready after {self.patience:.0f} s{self._last_words()}")
 

@@ -1,12 +1,14 @@
 """One tiny model, exported once per test session."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from service.engines.contract import ModelDescription
+from tests import signals
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch, the oracle, beside the engine's own threads
 
@@ -34,3 +36,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     earlier.parent.mkdir(parents=True)
     earlier.touch()
     return Exported(checkpoint, repository, export_tiny(checkpoint, repository))
+
+
+@pytest.fixture(autouse=True)
+def signals_find_their_stack() -> Iterator[None]:
+    """OpenVINO, opened several times outside of our engine, leaves a freed one (service/engines/runtimes.py)."""
+    stack = signals.get()
+    yield
+    signals.put(stack)

@@ -54,9 +54,9 @@ class OpenVino:
         import openvino
 
         self.threads = threads
-        self._core = openvino.Core()
+        with ThreadPoolExecutor(1) as loader:
+            self._core, capabilities = loader.submit(_load_plugin).result()
         openvino.Tensor(np.zeros(1))  # the binding loads NumPy at its first array: two threads at once would deadlock
-        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in capabilities:
             raise Unavailable("this CPU has no bf16 arithmetic; set DARKROOM_PRECISION to auto or fp32")
         self.precision = "bf16" if precision != "fp32" and "BF16" in capabilities else "fp32"
@@ -94,6 +94,18 @@ class OpenVino:
             log.warning("%s is damaged and is made anew", blob)
             return None
         return self._core.import_model(content[32:], "CPU", options)
+
+
+def _load_plugin() -> tuple[Any, list[str]]:
+    """OpenVINO with its CPU plugin, and what that is capable of.
+
+    In a thread of its own: the plugin replaces its thread's signal stack, and of several the wrong one comes back, so
+    that the next signal to the main thread would end the process.
+    """
+    import openvino
+
+    core = openvino.Core()
+    return core, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _write(blob: Path, content: bytes) -> None:

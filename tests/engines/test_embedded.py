@@ -16,6 +16,7 @@ from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import Executable, OnnxRuntime, OpenVino, Runtime, Shapes, open_runtime
 from service.errors import EngineFailure, Unavailable
 from service.settings import Settings
+from tests import signals
 from tests.engines.tiny import NAME
 
 TICKET = Ticket()
@@ -210,3 +211,12 @@ def test_the_shipped_model_keeps_the_contract(tmp_path: Path) -> None:
     rows = {bucket.shapes[0][1][0] for bucket in engine._buckets._compiled if bucket.source.shared}
     assert rows == {1, 2, 4, 8}
     engine.close()
+
+
+def test_engines_come_and_go_without_leaving_signals_a_freed_stack(tmp_path: Path) -> None:
+    before = signals.get().address
+    runtimes = [OpenVino("auto", 1, tmp_path) for _ in range(2)]
+    assert signals.get().address == before
+    while runtimes:
+        del runtimes[0]  # the oldest first: each plugin puts back what it found
+        assert signals.get().address in (before, None)
