@@ -32,7 +32,7 @@ else
 endif
 
 test: $(VENV)/.dev ## install what the tests need, then pass them; narrow with PYTEST_ARGS="-k ..."
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy, as the tests run them
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
