@@ -1,9 +1,13 @@
-"""What a block costs and what a picture holds in memory: python -m benchmarks.upscaling. Weights are random."""
+"""What a block costs, and what a picture holds in memory at growing heights: python -m benchmarks.upscaling COMMAND.
 
-import resource
+The network's weights are random: neither time nor memory depends on them.
+"""
+
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ceiling import gemm_peak
 from benchmarks.timing import interleave
+from benchmarks.upscaling_memory import MIB, Point, enlargement, measured, plot, slope
 from export import upsampler
 from export.repository import add
 from service.engines.contract import Surroundings, Ticket, Upsampler
@@ -22,13 +27,15 @@ from service.engines.dispatch import Gate
 from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import open_runtime
 from service.settings import Settings
-from service.upscale import IN_FLIGHT, Upscale, upscale
+from service.upscale import Upscale, upscale
+from service.upscaling.options import Upscaling
 from training import config, upsampling
 from training.upsampler import Upsampler as Net
 
 MODEL = "postcard"
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.0)
 ROWS = (1, 2, 4, 8)
+HEIGHTS = (1024, 2048, 4096, 8192)
 
 
 def gflop(net: Net) -> float:
@@ -69,11 +76,16 @@ def milliseconds(engine: EmbeddedEngine, net: Net, rounds: int) -> dict[str, flo
     return {name: median(values) for name, values in interleave(tasks, rounds).items()}
 
 
-@click.command()
+@click.group()
+def main() -> None:
+    """Measure the upsampler of Postcard's size."""
+
+
+@main.command()
 @click.option("--side", default=256, show_default=True, help="Of the low-resolution picture.")
 @click.option("--factor", default=4, show_default=True)
 @click.option("--rounds", default=15, show_default=True)
-def main(side: int, factor: int, rounds: int) -> None:
+def speed(side: int, factor: int, rounds: int) -> None:
     """Time block evaluations, then enlarge one picture."""
     net = upsampling.build(config.load(upsampling.RECIPE)).eval()
     work, peak = gflop(net), gemm_peak("bf16")
@@ -82,17 +94,50 @@ def main(side: int, factor: int, rounds: int) -> None:
         engine = open_engine(net, Path(folder))
         for name, value in milliseconds(engine, net, rounds).items():
             click.echo(f"{name}: {value:.1f} ms a block")
-        picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        picture, start = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8), time.perf_counter()
         rows = blocks = 0
         for step in upscale(Gate(engine, in_flight=1), Upscale(MODEL, factor, "euler", SIGMAS, 0), picture, Ticket()):
             rows, blocks = rows + len(step.rows), step.total
         seconds = time.perf_counter() - start
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         click.echo(f"{rows} x {rows}: {blocks} blocks of {len(SIGMAS) - 1} evaluations in {seconds:.1f} s")
-        held = (rows // net.sizes.block + 2 * IN_FLIGHT) * (len(SIGMAS) - 1) * np.prod(net.sizes.cache) * 2 / 2**20
-        click.echo(f"{more:.0f} MiB more than before, of which keys and values at most {held:.0f} MiB")
         engine.close()
+
+
+@main.command()
+@click.option("--width", default=4096, show_default=True, help="Of the file, for Lanczos.")
+@click.option("--network-width", default=512, show_default=True, help="Of the file, for the network, which is slow.")
+@click.option("--plot", "file", type=click.Path(path_type=Path), help="Picture to write.")
+def memory(width: int, network_width: int, file: Path | None) -> None:
+    """Resident memory above the idle process at four heights, and what a row more costs."""
+    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
+    plain, network = Upscaling(factor=4, method="lanczos"), Upscaling(factor=4, sampler="euler", sigmas=SIGMAS)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = open_engine(net, Path(folder))
+        gate = Gate(engine, in_flight=1)
+        series = {
+            f"lanczos, {width} wide": told(partial(enlargement, gate, MODEL, plain, width), HEIGHTS, width),
+            f"network, {network_width} wide": told(
+                partial(enlargement, gate, MODEL, network, network_width), [h // 2 for h in HEIGHTS], network_width
+            ),
+        }
+        engine.close()
+    # keys and values in half precision, x in single
+    each = np.prod(net.sizes.cache) * 2 + 3 * net.sizes.block**2 * 4
+    count = network_width / net.sizes.block**2
+    at_once = [Point(h // 2, h // 2 * count * each / MIB, 0.0) for h in HEIGHTS]
+    click.echo(f"keys, values and x of all blocks at once, computed: {slope(at_once):.0f} MiB for 1,024 rows")
+    if file:
+        plot({**series, f"all blocks at once, {network_width} wide (computed)": at_once}, file)
+
+
+def told(run: Callable[[int], Callable[[], None]], heights: Sequence[int], width: int) -> list[Point]:
+    """The points of one way to enlarge, printed."""
+    points = measured(run, heights)
+    for height, mib, seconds in points:
+        speed = width * height / seconds / 1e6
+        click.echo(f"{width} x {height}: {mib:.1f} MiB above idle, {seconds:.1f} s, {speed:.2f} Mpixel/s")
+    click.echo(f"slope {slope(points):.2f} MiB for 1,024 rows")
+    return points
 
 
 if __name__ == "__main__":

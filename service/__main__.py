@@ -1,14 +1,26 @@
 """The command line. Heavy modules are imported by the command that needs them, so that --help is quick."""
 
 import json
-import sys
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from service import __version__
-from service.console import Commands, machine, opened, prepared, recipe_options, settings_with, suffix_of, table
+from service.console import (
+    Commands,
+    admitting,
+    deadline_option,
+    machine,
+    made,
+    opened,
+    prepared,
+    recipe_options,
+    settings_with,
+    suffix_of,
+    table,
+)
 
 if TYPE_CHECKING:
     from service.api.deps import Parts
@@ -38,24 +50,47 @@ def serve(**given: Any) -> None:
 @click.argument("prompt", required=False)
 @click.option("-o", "--output", required=True, help="File to write (.png, .webp, .jpg); - is PNG on stdout.")
 @recipe_options
+@deadline_option("Refused at once if it cannot be met; preset auto takes the best that fits.")
 @machine
 def generate(output: str, recipe: Path | None, **given: Any) -> None:
     """Make one picture of PROMPT, here and now, without a server."""
-    from service import images, pipeline
+    from service import images
     from service.engines.contract import Ticket
-    from service.progress import Progress
+    from service.enlargement import final
+    from service.making import Order
 
     output_format = FORMATS[suffix_of(output, FORMATS)]
-    engine, settled = prepared(recipe, given)
-    as_json = settled.model_dump(mode="json")
-    images.check_fits(as_json, output_format)
-    with click.progressbar(length=len(settled.sigmas) - 1, label="developing", file=sys.stderr) as bar:
-        progress = Progress(settled, Ticket(), lambda progress, *_: bar.update(progress.step - bar.pos))
-        picture = pipeline.generate(engine, settled, Ticket(), progress)
-    with click.open_file(output, "wb", atomic=output != "-") as file:
-        file.write(images.encode(picture.pixels, as_json, output_format))
-    click.echo(f"{output}: seed {settled.seed}", err=True)
-    engine.close()
+    engine, settled, admission = prepared(recipe, given)
+    ticket = Ticket(deadline=given["deadline_ms"] and monotonic() + given["deadline_ms"] / 1000)
+    images.check_fits(settled.model_dump(mode="json"), output_format)
+    images.check_size(final(settled), output_format)
+    order = Order([settled], output_format, ticket=ticket, streamed=settled.upscale is not None)
+    made(engine, admission, order, output)
+    click.echo(f"{output}: preset {settled.preset}, seed {settled.seed}", err=True)
+
+
+@main.command()
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, help="File to write (.png); - is stdout.")
+@click.option("--factor", type=int, default=4, show_default=True, help="4 or 16.")
+@click.option("--method", help="network or lanczos; the network where the model has one.")
+@click.option("--model", help="Whose network; the service's default if absent.")
+@click.option("--seed", type=int, help="Of the network's noise; drawn if absent.")
+@machine
+def upscale(picture: Path, output: str, **given: Any) -> None:
+    """Enlarge PICTURE (PNG, JPEG or WebP), here and now, without a server."""
+    from service import uploads
+    from service.api.enlarging import UpscaleRequest
+    from service.making import Order
+
+    suffix_of(output, [".png"])
+    settings, fields = settings_with(given), {name: given[name] for name in ("factor", "method", "model", "seed")}
+    asked = UpscaleRequest.parse(fields)
+    pixels = uploads.opened(picture.read_bytes(), settings.max_pixels / asked.factor**2)
+    engine, admission = admitting(settings)
+    recipe = asked.resolved(settings, engine, pixels.shape[1], pixels.shape[0])
+    made(engine, admission, Order([recipe], pixels=pixels, streamed=True), output)
+    click.echo(f"{output}: {recipe.upscale.method}", err=True)
 
 
 @main.command()
@@ -63,30 +98,39 @@ def generate(output: str, recipe: Path | None, **given: Any) -> None:
 @recipe_options
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("-o", "--output", help="Draw it instead: file to write (.svg); - is stdout.")
+@deadline_option("For preset auto: show which it would take.")
 @machine
 def explain(recipe: Path | None, as_json: bool, output: str | None, **given: Any) -> None:
     """Resolve a recipe and show every network call it would make, without making any."""
     from service import chart
+    from service.enlargement import work
+
+    if given["deadline_ms"] and given["preset"] != "auto":
+        raise click.BadParameter("only preset auto looks at it here", param_hint="--deadline-ms")
 
     if output:
         suffix_of(output, [".svg"])
         if as_json:
             raise click.BadParameter("a drawing is not JSON; leave one of them out", param_hint="--output")
-    engine, settled = prepared(recipe, given, prompt="")
+    engine, settled, _ = prepared(recipe, given, prompt="")
     calls = settled.calls(engine.models[settled.model])
     if output:
         with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
             file.write(chart.steps(settled, calls))
         return
     fields = settled.model_dump(mode="json")
+    passes = work(settled, engine.models[settled.model]).passes
     if as_json:
-        click.echo(json.dumps({"recipe": fields, "steps": [call._asdict() for call in calls]}, indent=2))
+        tables = {"steps": [call._asdict() for call in calls], "upscale": [each._asdict() for each in passes]}
+        click.echo(json.dumps({"recipe": fields, **tables}, indent=2))
         return
     for name, value in fields.items():
         if name != "sigmas":
             click.echo(f"{name:20} {json.dumps(value, ensure_ascii=False)}")
     rows = [(c.step, f"{c.sigma:.4f}", f"{c.timestep:.2f}", " ".join(c.rows), c.nfe, c.network) for c in calls]
     click.echo("\n" + table(("step", "sigma", "timestep", "rows", "nfe", "network"), rows))
+    if passes:
+        click.echo("\n" + table(("upscale to", "", "blocks", "evaluations of each", "network calls"), passes))
 
 
 @main.command()
@@ -106,7 +150,7 @@ def calibrate(what: str, prompts: Path, pictures: int, output: str, recipe: Path
 
     suffix_of(output, [".toml"])
     lines = calibrate.prompts_of(prompts)
-    engine, settled = prepared(recipe, given | {"prompt": lines[0]}, seed=0)
+    engine, settled, _ = prepared(recipe, given | {"prompt": lines[0]}, seed=0)
     preset = load_presets(settings_with(given).presets_dir)[settled.preset]
     for head, rows in calibrate.calibrate(what, engine, settled, preset, lines, pictures, Path(output)):
         click.echo(table(head, rows) + "\n")

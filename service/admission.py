@@ -7,11 +7,13 @@ from time import monotonic
 from service.cost import Costs, Price
 from service.diffusion.explain import Evaluation
 from service.engines.contract import ModelDescription, Ticket
+from service.enlargement import Enlargement
 from service.errors import DeadlineExceeded, Overloaded
 from service.keys import Budget
 from service.metrics import Metrics
 from service.recipe import Recipe
 
+MARGIN = 1.25  # estimates are means: admitted to the brim, half of it would be late
 GUESS = 5.0  # seconds for a picture of which nothing is known yet
 
 
@@ -20,12 +22,19 @@ class Share:
 
     def __init__(self, price: Price | None, calls: Sequence[Evaluation]) -> None:
         self._price, self.left = price, price.left(0) if price else GUESS
+        self.samples = bool(calls)  # rather than being enlarged
         self.saved_rows = sum(max(len(call.rows) for call in calls) - len(call.rows) for call in calls)
 
     def evaluated(self, evaluations: int) -> None:
         """So many of its evaluations are done."""
         if self._price:
             self.left = self._price.left(evaluations)
+
+    def enlarged(self, share: float) -> None:
+        """So much of its enlargement is done."""
+        self.samples = False
+        if self._price:
+            self.left = self._price.upscale * (1 - share)
 
 
 class Admission:
@@ -34,7 +43,7 @@ class Admission:
     def __init__(
         self, costs: Costs, metrics: Metrics, budgets: Mapping[str, Budget], *, places: int, max_wait: float
     ) -> None:
-        self._costs, self._metrics = costs, metrics
+        self.costs, self._metrics = costs, metrics
         self._places, self._max_wait, self._budgets = places, max_wait, budgets
         self._lock = threading.Lock()
         self._shares: set[Share] = set()
@@ -50,20 +59,30 @@ class Admission:
         return sum(share.left for share in shares) / self._places
 
     def admit(
-        self, recipes: Sequence[Recipe], model: ModelDescription, ticket: Ticket, *, accepted: bool = False
+        self,
+        recipes: Sequence[Recipe | Enlargement],
+        model: ModelDescription,
+        ticket: Ticket,
+        *,
+        accepted: bool = False,
     ) -> list[Share]:
         """One share for each of these, which differ in the seed; Overloaded or DeadlineExceeded if not now.
 
         What was accepted earlier is let in again: it was paid for, and its deadline ends it when it passes.
         """
         calls = recipes[0].calls(model)
-        price = self._costs.price(recipes[0], model, calls)
+        price = self.costs.price(recipes[0], model, calls)
         shares = [Share(price, calls) for _ in recipes]
         if not accepted:
             self._ask(shares, price, ticket)
         with self._lock:
             self._shares.update(shares)
         return shares
+
+    def needed(self, recipe: Recipe, model: ModelDescription, pictures: int = 1) -> float | None:
+        """The deadline that so many pictures of this recipe need, in seconds; None while a network has never run."""
+        price = self.costs.price(recipe, model, recipe.calls(model))
+        return None if price is None else MARGIN * (self.load() / self._places + self._seconds(price, pictures))
 
     def _ask(self, shares: Sequence[Share], price: Price | None, ticket: Ticket) -> None:
         """Raise unless there is room for these now."""
@@ -72,7 +91,7 @@ class Admission:
             message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
         if ticket.deadline is not None:
-            self._check(wait + self._seconds(price, len(shares)), ticket.deadline)
+            self._check(MARGIN * (wait + self._seconds(price, len(shares))), ticket.deadline)
         if ticket.tenant in self._budgets:
             self._spend(self._budgets[ticket.tenant], sum(share.left for share in shares))
 

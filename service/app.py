@@ -1,5 +1,6 @@
 """The composition root: the only place where settings, engine, runner, metrics and routes meet."""
 
+import gc
 import logging
 import math
 import socket
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.admission import Admission
-from service.api import access, errors, health, jobs, openai, schema
+from service.api import access, errors, health, jobs, openai, schema, upscale
 from service.api.deps import Parts
 from service.background import Background
 from service.cost import Costs
@@ -32,15 +33,16 @@ from service.metrics import Metrics
 from service.recipe import Overrides, Preset, Recipe, load_presets, resolve
 from service.runner import Runner
 from service.settings import Settings
+from service.tracing import Tracing, open_tracing
 
 PAGE = Path(__file__).parent / "api" / "playground"
 
 log = logging.getLogger("darkroom")
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+def create_app(settings: Settings, engine: Engine | None = None, tracing: Tracing | None = None) -> FastAPI:
     """The service as an ASGI application; it owns its engine, opened from the settings if none is given."""
-    metrics, costs = Metrics(), Costs(settings.cache_dir / f"costs-{settings.engine}-{settings.precision}.json")
+    metrics, costs, tracing = Metrics(), Costs.kept(settings), tracing or open_tracing(settings.otlp_endpoint)
     gate = around(engine, settings, (metrics, costs)) if engine else open_engine(settings, (metrics, costs))
     keys = Keys(settings.keys_file)
     admission = Admission(costs, metrics, keys.budgets, places=gate.places, max_wait=settings.max_wait_seconds)
@@ -58,6 +60,8 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         if parts.jobs:
             await parts.jobs.close()
         costs.save()
+        if tracing:
+            await run_in_threadpool(tracing.close)
 
     # the usual /docs page loads its scripts from other hosts; the schema itself is at /openapi.json
     app = FastAPI(title="Darkroom", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -65,9 +69,10 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     kept = background(settings, gate, presets, runner, metrics)
     app.state.parts = parts = Parts(settings, gate, runner, metrics, keys, presets, kept)
     app.include_router(openai.router)
+    app.include_router(upscale.router)
     app.include_router(jobs.router)
     app.include_router(health.router)
-    app.add_middleware(access.Access, metrics=metrics)
+    app.add_middleware(access.Access, metrics=metrics, tracing=tracing)
     errors.install(app)
     schema.install(app)
     app.router.default = Page(app.router.not_found)
@@ -81,7 +86,8 @@ def background(
 
     def settled(fields: Mapping[str, Any]) -> Recipe:
         stored, here = Overrides.parse(fields), (engine.name, engine.precision)
-        return resolve(stored, presets, engine.models, *here, max_steps=fields["num_inference_steps"])
+        steps = fields["num_inference_steps"]
+        return resolve(stored, presets, engine.models, *here, max_steps=steps, max_pixels=math.inf)
 
     if settings.jobs_dir is None:
         return None
@@ -150,14 +156,15 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(settings: Settings, announce: Callable[[str, Parts], None]) -> None:
+def serve(settings: Settings, announce: Callable[[str, Parts], None], engine: Engine | None = None) -> None:
     """Serve until a signal; ``announce`` gets the address once pictures can be asked for."""
     handler = logging.StreamHandler()
     handler.setFormatter(access.JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with bound(settings.host, settings.port) as listener:
-        app = create_app(settings)
+        app = create_app(settings, engine)
+        gc.freeze()  # searching all this for garbage would stop every thread for 28 ms at a time
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         Server(app, settings, lambda: announce(address, app.state.parts)).run([listener])

@@ -14,11 +14,13 @@ from time import monotonic, time
 from typing import Any, TypeVar
 
 from service.engines.contract import Ticket
+from service.enlargement import final
 from service.errors import Cancelled, Conflict, DarkroomError, EngineFailure, NotFound, Overloaded, Unavailable
 from service.jobs import RETRY, Event, Job, Jobs
+from service.making import Made, News, Order, Preview
 from service.metrics import Metrics
 from service.recipe import Recipe
-from service.runner import Admitted, Made, Order, Place, Preview, Runner
+from service.runner import Admitted, Place, Runner
 from service.settings import Settings
 
 log = logging.getLogger("darkroom")
@@ -78,7 +80,7 @@ class Background:
 
     async def accept(self, order: Order, idempotency_key: str | None, digest: str) -> Job:
         """A new job, or the one that came with this key; refused as any other order is."""
-        job = _new(order, idempotency_key, digest)
+        job = _new(order, self._runner.steps(order.recipes[0]), idempotency_key, digest)
         async with self._accepting:
             if idempotency_key and (found := await asyncio.to_thread(self._jobs.keyed, job.owner, idempotency_key)):
                 if found.digest != digest:
@@ -156,7 +158,7 @@ class Background:
         """Hand the order to the runner; its pictures have these numbers in the job."""
         loop = asyncio.get_running_loop()
 
-        def tell(index: int, what: int | Preview | Made) -> None:
+        def tell(index: int, what: News) -> None:
             live.recorded.wait()
             self._note(live, numbers[index], what)
             loop.call_soon_threadsafe(live.wake)
@@ -164,7 +166,7 @@ class Background:
         live.admitted = self._runner.start(order, tell, accepted=live.recorded.is_set())
         return live.admitted
 
-    def _note(self, live: Live, number: int, what: int | Preview | Made) -> None:
+    def _note(self, live: Live, number: int, what: News) -> None:
         """In a worker thread."""
         job = live.job
         if isinstance(what, Made):
@@ -176,7 +178,7 @@ class Background:
                 "output_format": job.spec["output_format"],
             }
             self._jobs.record(job.id, "job.partial_image", data, was="in_progress", status="in_progress")
-        else:
+        elif isinstance(what, int):
             if what == 0:
                 self._jobs.record(job.id, "job.in_progress", {}, was="queued", status="in_progress")
             live.steps[number] = what
@@ -264,10 +266,11 @@ class Background:
             await asyncio.sleep(min(self.keep, SWEEP))
 
 
-def _new(order: Order, idempotency_key: str | None, digest: str) -> Job:
+def _new(order: Order, steps: int, idempotency_key: str | None, digest: str) -> Job:
     ticket, first = order.ticket, order.recipes[0]
     spec = {
         "recipes": [recipe.model_dump(mode="json") for recipe in order.recipes],
+        "steps": steps,
         "output_format": order.output_format,
         "quality": order.quality,
         "previews": order.previews,
@@ -275,6 +278,7 @@ def _new(order: Order, idempotency_key: str | None, digest: str) -> Job:
         "deadline": ticket.deadline and time() + ticket.deadline - monotonic(),
     }
     size = len(json.dumps(spec))
-    each = PIXEL * first.width * first.height * (1 + 2 * order.previews)  # previews in base64
+    width, height = final(first)
+    each = PIXEL * width * height * (1 + 2 * order.previews)  # previews in base64
     most = size + len(order.recipes) * (each + size)
     return Job(f"job-{secrets.token_hex(16)}", ticket.tenant, spec, most, idempotency_key, digest, time())

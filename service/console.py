@@ -1,17 +1,23 @@
 """What the commands share: errors as one line, options, the engine and the recipe that they ask for."""
 
 import errno
-from collections.abc import Collection, Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from service.errors import DarkroomError, InvalidRequest
 
 if TYPE_CHECKING:
+    from service.admission import Admission
     from service.api.schemas import RecipeRequest
-    from service.engines.contract import Engine
+    from service.engines.dispatch import Gate, Observer
+    from service.making import Order
     from service.recipe import Recipe
     from service.settings import Settings
 
@@ -54,7 +60,7 @@ def recipe_options(function: Any) -> Any:
     """The options that say what picture is wanted."""
     options = [
         click.option("--model", help="Model; the service's default if absent."),
-        click.option("--preset", help="Where every value that is not given comes from (see: darkroom presets)."),
+        click.option("--preset", help="Where values that are not given come from (see: darkroom presets), or auto."),
         click.option("--seed", type=int, help="Same seed, same picture; drawn if absent."),
         click.option("--size", help="WIDTHxHEIGHT, one that the model serves."),
         click.option("--steps", "num_inference_steps", type=int, help="Sampling steps."),
@@ -62,6 +68,7 @@ def recipe_options(function: Any) -> Any:
         click.option("--schedule", help="How the noise levels are spaced."),
         click.option("--guidance-scale", type=float, help="Strength of the prompt; 1 is off."),
         click.option("--negative-prompt", help="What to steer away from."),
+        click.option("--upscale", type=int, callback=_factor, help="Enlarge it so many times: 4 or 16."),
         click.option(
             "--recipe",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -71,6 +78,15 @@ def recipe_options(function: Any) -> Any:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def _factor(_: click.Context, __: click.Parameter, value: int | None) -> dict[str, int] | None:
+    return None if value is None else {"factor": value}
+
+
+def deadline_option(use: str) -> Callable[[Any], Any]:
+    """``--deadline-ms``."""
+    return click.option("--deadline-ms", type=click.IntRange(1, 86_400_000), help=f"{use} The start is not counted.")
 
 
 def suffix_of(output: str, known: Collection[str]) -> str:
@@ -98,20 +114,38 @@ def settings_with(given: dict[str, Any]) -> "Settings":
         raise InvalidRequest(f"{name}: {first['msg']}", field=name) from error
 
 
-def opened(settings: "Settings") -> "Engine":
+def opened(settings: "Settings", *observers: "Observer") -> "Gate":
     """The engine of the settings."""
     from service.engines.factory import open_engine
 
-    return open_engine(settings)
+    return open_engine(settings, observers)
 
 
-def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tuple[Engine, Recipe]":
-    """The engine, and the recipe that the command line asks it for."""
+def admitting(settings: "Settings") -> "tuple[Gate, Admission]":
+    """The engine, and what judges deadlines by the cost of its calls."""
+    from service.admission import Admission
+    from service.cost import Costs
+    from service.metrics import Metrics
+
+    costs = Costs.kept(settings)
+    engine = opened(settings, costs)
+    return engine, Admission(costs, Metrics(), {}, places=engine.places, max_wait=inf)
+
+
+def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tuple[Gate, Recipe, Admission]":
+    """The engine, the recipe that the command line asks it for, and what judges its deadline."""
+    from service.api import auto
     from service.recipe import load_presets
 
     settings = settings_with(given)
-    engine = opened(settings)
-    return engine, wanted(file, given, **fallback).resolved(settings, engine, load_presets(settings.presets_dir))
+    engine, admission = admitting(settings)
+    asked = wanted(file, given, **fallback)
+
+    def needed(recipe: "Recipe") -> float | None:
+        return admission.needed(recipe, engine.models[recipe.model])
+
+    presets, deadline_ms = load_presets(settings.presets_dir), given.get("deadline_ms")
+    return engine, auto.resolved(asked, settings, engine, presets, deadline_ms, None, needed), admission
 
 
 def wanted(file: Path | None, given: dict[str, Any], **fallback: Any) -> "RecipeRequest":
@@ -125,6 +159,43 @@ def wanted(file: Path | None, given: dict[str, Any], **fallback: Any) -> "Recipe
     data = file.read_bytes() if file else b"{}"
     recipe = body.parse(data) if data.lstrip()[:1] == b"{" else images.recipe_of(data)
     return RecipeRequest.parse(fallback | merge(recipe, options))
+
+
+def made(engine: "Gate", admission: "Admission", order: "Order", output: str) -> None:
+    """Make the picture of an order and write it to a file as it grows, with a bar on stderr."""
+    from service.making import Maker, News
+    from service.metrics import Metrics
+
+    recipe, maker = order.recipes[0], Maker(engine, Metrics())
+    (share,) = admission.admit(order.recipes, engine.models[recipe.model], order.ticket)
+    bar = click.progressbar(length=maker.steps(recipe), label="developing", file=sys.stderr)
+    with _whole(output) as file, bar:
+
+        def tell(_: int, what: News) -> None:
+            if isinstance(what, bytes):
+                file.write(what)
+            elif isinstance(what, int):
+                bar.update(what - bar.pos)
+
+        file.write(maker.picture(order, 0, share, tell, perf_counter()).data)
+    engine.close()
+    admission.costs.save()
+
+
+@contextmanager
+def _whole(output: str) -> Iterator[IO[bytes]]:
+    """A file that is in its place only once it is whole (click's atomic ones are there after an error too)."""
+    if output == "-":
+        with click.open_file(output, "wb") as file:
+            yield file
+        return
+    partial = Path(f"{output}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

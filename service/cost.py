@@ -7,17 +7,20 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from service.diffusion.explain import Evaluation
 from service.engines.contract import ModelDescription
 from service.engines.dispatch import Called, Silent
+from service.enlargement import Enlargement, final, work
 from service.recipe import Recipe
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 INERTIA = 32  # calls after which the mean forgets
 SAVE_EVERY = 30.0  # seconds
+PIXELS = 6e6  # a second of one core: rows by Lanczos' kernel and their PNG (python -m benchmarks.upscaling)
 FOREIGN = 10_000  # entries beyond which the file is not ours
 
 Key = tuple[str, str, int, int, int]  # digest of the model, network, latent height and width, rows
@@ -29,14 +32,20 @@ class Price(NamedTuple):
     text: float
     evaluations: tuple[float, ...]  # one for each network call of the sampler
     decode: float
+    upscale: float = 0.0
 
     def left(self, done: int) -> float:
         """Seconds still to come after so many evaluations."""
-        return sum(self.evaluations[done:]) + self.decode + (0.0 if done else self.text)
+        return sum(self.evaluations[done:]) + self.decode + (0.0 if done else self.text) + self.upscale
 
 
 class Costs(Silent):
     """Mean seconds of a call by model, network, size and rows; what was not seen yet is scaled from what was."""
+
+    @classmethod
+    def kept(cls, settings: Settings) -> Self:
+        """Those of an engine, in its file in the cache folder."""
+        return cls(settings.cache_dir / f"costs-{settings.engine}-{settings.precision}.json")
 
     def __init__(self, file: Path | None = None) -> None:
         self._file, self._saved = file, monotonic()
@@ -66,17 +75,35 @@ class Costs(Silent):
         nearest = min(alike, key=lambda key: abs(math.log(_work(key) / _work(wanted))))
         return alike[nearest] * _work(wanted) / _work(nearest)
 
-    def price(self, recipe: Recipe, model: ModelDescription, evaluations: Sequence[Evaluation]) -> Price | None:
+    def price(
+        self, recipe: Recipe | Enlargement, model: ModelDescription, evaluations: Sequence[Evaluation]
+    ) -> Price | None:
         """What a picture of this recipe will cost; None while one of its networks has never run."""
+        upscale = self._upscale(recipe, model)
+        if not evaluations:
+            return None if upscale is None else Price(0.0, (), 0.0, upscale)
         size = recipe.height // model.latent.factor, recipe.width // model.latent.factor
         calls = [(call.network, len(call.rows)) for call in evaluations]
         branches = max(rows for _, rows in calls)
         text, decode = self.expected(model, "text_encoder", (0, 0), 1), self.expected(model, "vae_decoder", size, 1)
         seconds = {(network, rows): self.expected(model, network, size, rows) for network, rows in set(calls)}
         known = {call: value for call, value in seconds.items() if value is not None}
-        if text is None or decode is None or len(known) < len(seconds):
+        if text is None or decode is None or upscale is None or len(known) < len(seconds):
             return None
-        return Price(text * branches, tuple(known[call] for call in calls), decode)
+        return Price(text * branches, tuple(known[call] for call in calls), decode, upscale)
+
+    def _upscale(self, recipe: Recipe | Enlargement, model: ModelDescription) -> float | None:
+        """Seconds to enlarge a picture and to write its file; None while the upsampler has never run."""
+        if recipe.upscale is None:
+            return 0.0
+        width, height = final(recipe)
+        total, side = width * height / PIXELS, model.upsampler.block if model.upsampler else 0
+        for rows, calls in work(recipe, model).calls.items():
+            seconds = self.expected(model, "upsampler", (side, side), rows)
+            if seconds is None:
+                return None
+            total += seconds * calls
+        return total
 
     def save(self) -> None:
         """Write the file beside its place, then rename. A disk that refuses is no reason to stop serving."""

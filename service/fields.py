@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 from pydantic import (
@@ -33,10 +33,13 @@ from service.diffusion.parameterization import Parameterization
 from service.diffusion.samplers import SAMPLERS
 from service.engines.contract import ModelDescription
 from service.errors import InvalidRequest
+from service.upscaling.options import Upscaling
 
 PRESETS = Path(__file__).parent / "presets"
 EXPLICIT = "explicit"  # the schedule of a request that lists its own sigmas
+AUTO = "auto"  # the preset of a request that leaves the choice to the service
 DEFAULTS: dict[str, Any] = {
+    "preset_auto": False,
     "negative_prompt": "",
     "initial_network": None,
     "residual_network": None,
@@ -47,8 +50,10 @@ DEFAULTS: dict[str, Any] = {
     "epsilon_scaling": None,
     "time_shift": None,
     "cads": None,
+    "upscale": None,
 }
-OF_REQUESTS = {"prompt", "seed", "model", "model_digest", "engine", "precision", "preset", "width", "height"}
+OF_REQUESTS = {"prompt", "seed", "model", "model_digest", "engine", "precision", "width", "height"}
+OF_REQUESTS |= {"preset", "preset_auto"}
 
 
 def _ascending(interval: Interval) -> Interval:
@@ -75,6 +80,7 @@ def _unicode(text: str) -> str:
     return text
 
 
+Schema = TypeVar("Schema", bound=BaseModel)
 Text = Annotated[str, Strict(), AfterValidator(_unicode)]
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -93,6 +99,7 @@ class Recipe(_Frozen):
     model: str
     model_digest: str
     preset: str  # gave what the request left open
+    preset_auto: bool  # chosen by the service, for the deadline
     prompt: str
     negative_prompt: str
     width: int
@@ -115,6 +122,7 @@ class Recipe(_Frozen):
     epsilon_scaling: EpsilonScaling | None
     time_shift: TimeShift | None
     cads: Cads | None
+    upscale: Upscaling | None
     engine: str
     precision: str
 
@@ -153,12 +161,23 @@ def _calls(model: ModelDescription, recipe: str) -> Sequence[Evaluation]:
     return tuple(explain(settled.parts(model), settled.sigmas))
 
 
+def parsed(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
+    """Untrusted values by a schema; the first thing that is wrong becomes an InvalidRequest."""
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in first["loc"][:2])
+        raise InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field) from None
+
+
 class Overrides(_Frozen):
     """What a request may set: the fields of ``Recipe``, all optional; null is "not set" unless it can mean "none"."""
 
     model: Text | None = None
     model_digest: Text | None = None
     preset: Text | None = None
+    preset_auto: Annotated[bool, Strict()] | None = None
     prompt: Text | None = None
     negative_prompt: Text | None = None
     width: Integer | None = None
@@ -181,18 +200,14 @@ class Overrides(_Frozen):
     epsilon_scaling: EpsilonScaling | None = None
     time_shift: TimeShift | None = None
     cads: Cads | None = None
+    upscale: Upscaling | None = None
     engine: Text | None = None
     precision: Text | None = None
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
         """Untrusted values -> overrides; the first thing that is wrong becomes an InvalidRequest."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            field = ".".join(str(part) for part in first["loc"][:2])
-            raise InvalidRequest(f"{field}: {first['msg'].removeprefix('Value error, ')}", field=field) from None
+        return parsed(cls, values)
 
     def given(self) -> dict[str, Any]:
         """The fields that were set, labels of other programs translated."""
@@ -215,6 +230,7 @@ class Preset(_Frozen):
     title: str
     description: str  # what it is for
     evidence: str
+    frechet_distance: Annotated[float, Field(allow_inf_nan=False)] | None = None  # of its pictures; "auto" ranks by it
     families: tuple[str, ...] = ()  # of models it is for; none listed: every family
     models: tuple[str, ...] = ("*",)  # patterns of the names of the models it is for
     fixed: bool = False  # for a network trained on these very steps: schedule and count cannot be changed
@@ -243,7 +259,7 @@ def load_presets(own: Path | None = None) -> Mapping[str, Preset]:
         raise InvalidRequest(f"presets_dir: there is no folder {own}", field="presets_dir")
     found: dict[str, Preset] = {}
     for file in [*sorted(PRESETS.glob("*.toml")), *(sorted(own.glob("*.toml")) if own else [])]:
-        if file.stem in found:
+        if file.stem in (*found, AUTO):
             raise InvalidRequest(f"presets_dir: {file} has the name of a built-in preset", field="presets_dir")
         found[file.stem] = _preset(file)
     return found
@@ -260,6 +276,7 @@ def _preset(file: Path) -> Preset:
     raise InvalidRequest(f"preset {file}: {why}", field="presets_dir")
 
 
+@lru_cache(maxsize=64)
 def parameterization(model: ModelDescription, zero_terminal_snr: bool = False) -> Parameterization:
     """The parameterization that a model's self-description asks for."""
     return Parameterization(**model.noise_schedule.model_dump(), zero_terminal_snr=zero_terminal_snr)

@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import InvalidRequest
+from service.png import KEY as PNG_KEY
+from service.png import png
 
 Format = Literal["png", "webp", "jpeg"]
 
-PNG_KEY = "darkroom"  # keyword of the iTXt chunk
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # Exif 2.32, 4.6.5
 ASCII = b"ASCII\0\0\0"  # character code of a UserComment; the JSON in it escapes everything else
+LONGEST: dict[Format, int] = {"png": 2**31 - 1, "webp": 16_383, "jpeg": 65_500}  # pixels a side
 JPEG_LIMIT = 65_000  # bytes of metadata one APP1 segment can hold, with room for its headers
 
 
@@ -28,12 +31,25 @@ def encode(
         text = PngImagePlugin.PngInfo()
         if recipe is not None:
             text.add_itxt(PNG_KEY, json.dumps(recipe, ensure_ascii=False))
-        image.save(file, "PNG", pnginfo=text)
+        image.save(file, "PNG", pnginfo=text, compress_type=zlib.Z_RLE)  # a fifth of the default's time, no larger
     elif output_format == "webp":
         image.save(file, "WEBP", quality=quality, exif=_exif(recipe))
     else:
         image.save(file, "JPEG", quality=quality, subsampling=0, exif=_exif(recipe))
     return file.getvalue()
+
+
+def written(
+    rows: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    recipe: Mapping[str, Any],
+    output_format: Format,
+    quality: int = 100,
+) -> Iterator[bytes]:
+    """The file of strips of rows [n, width, 3], in pieces. Only PNG is written strip by strip."""
+    if output_format == "png":
+        return png(size, rows, recipe)
+    return iter([encode(np.concatenate(list(rows)), recipe, output_format, quality)])
 
 
 def preview(
@@ -43,6 +59,13 @@ def preview(
     colours = np.einsum("chw,cr->hwr", latent, np.array(factors[:-1])) + np.array(factors[-1])
     small = np.round(np.clip(colours / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
     return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def check_size(size: tuple[int, int], output_format: Format) -> None:
+    """Refuse, before any work, a size that the format does not have."""
+    if max(size) > LONGEST[output_format]:
+        message = f"{output_format} has at most {LONGEST[output_format]} pixels a side, not {max(size)}; take png"
+        raise InvalidRequest(message, field="output_format")
 
 
 def check_fits(recipe: Mapping[str, Any], output_format: Format) -> None:

@@ -46,7 +46,7 @@ class Job:
 
     id: str
     owner: str  # name of an API key; empty where keys are not asked for
-    spec: Mapping[str, Any]  # recipes, output_format, quality, previews, request_id, deadline
+    spec: Mapping[str, Any]  # recipes, steps, output_format, quality, previews, request_id, deadline
     bytes: int  # on disk; until it is finished, what it may come to need
     idempotency_key: str | None
     digest: str  # of the request's body
@@ -66,7 +66,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Of each picture."""
-        return int(self.spec["recipes"][0]["num_inference_steps"])
+        return int(self.spec["steps"])
 
 
 class Event(NamedTuple):

@@ -50,9 +50,13 @@ class Key(BaseModel):
     presets: tuple[str, ...] | None = None  # all
     seconds_per_minute: float | None = Field(None, gt=0, allow_inf_nan=False)  # no limit
 
+    def allows(self, preset: str) -> bool:
+        """Whether this key may use the preset."""
+        return self.presets is None or preset in self.presets
+
     def check(self, preset: str) -> None:
         """Raise Forbidden unless this key may use the preset."""
-        if self.presets is not None and preset not in self.presets:
+        if self.presets is not None and not self.allows(preset):
             allowed = ", ".join(self.presets)
             raise Forbidden(f"the key {self.name} may use these presets: {allowed}", field="preset")
 

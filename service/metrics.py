@@ -1,7 +1,7 @@
 """Prometheus instruments: base units, bounded labels, the registry injected. Never a prompt, never a free text."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
@@ -30,7 +30,7 @@ class Metrics:
         outcome = "Requests by API family, preset and outcome"
         self.requests = counter("darkroom_requests", outcome, ["api", "preset", "outcome"])
         self.duration = seconds("darkroom_request_duration_seconds", "Whole requests", ["api", "preset", "outcome"])
-        part = "Parts of one picture: queue, text_encode, denoise, decode, encode"
+        part = "Parts of one picture: queue, text_encode, denoise, decode, upscale, encode"
         self.parts = seconds("darkroom_part_duration_seconds", part, ["preset", "part"])
         overhead = "Time of one picture outside the queue and outside network calls"
         self.overhead = seconds("darkroom_gateway_overhead_seconds", overhead)
@@ -41,6 +41,8 @@ class Metrics:
         self.callers = rows("darkroom_call_requests", "Pictures whose rows shared one network call", call)
         self.call = seconds("darkroom_call_duration_seconds", "Network calls", call)
         self.call_wait = seconds("darkroom_call_wait_seconds", "Longest wait of a call's rows in the gate", call)
+        of_call = self.rows, self.callers, self.call_wait, self.call
+        self._of_call = cache(lambda *labels: [each.labels(*labels) for each in of_call])
         saved = "Unconditional rows that guidance intervals made unnecessary"
         self.saved_rows = counter("darkroom_rows_saved", saved)
         self.drops = counter("darkroom_call_drops", "Calls dropped before dispatch", ["reason"])
@@ -67,7 +69,7 @@ class Metrics:
         return {
             self.drops: ("cancelled", "deadline"),
             self.refusals: ("queue_full", "deadline", "draining", "budget", "storage"),
-            self.cancellations: ("queue", "text_encode", "denoise", "decode"),
+            self.cancellations: ("queue", "text_encode", "denoise", "decode", "upscale"),
             self.deadlines: ("met", "missed", "refused"),
             self.text_lookups: ("hit", "miss"),
         }
@@ -80,11 +82,9 @@ class Metrics:
 
     def called(self, call: Called) -> None:
         """One network call, as the dispatch gate reports it."""
-        labels = call.model.name, call.network
-        self.rows.labels(*labels).observe(call.rows)
-        self.callers.labels(*labels).observe(call.requests)
-        self.call_wait.labels(*labels).observe(call.waited)
-        self.call.labels(*labels).observe(call.took)
+        seen = call.rows, call.requests, call.waited, call.took
+        for histogram, value in zip(self._of_call(call.model.name, call.network), seen, strict=True):
+            histogram.observe(value)
 
     def dropped(self, reason: str) -> None:
         """A network call that was cancelled or too late before it was dispatched."""

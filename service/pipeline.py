@@ -40,7 +40,7 @@ class Stopwatch:
 
 
 def generate(engine: Engine, recipe: Recipe, ticket: Ticket, *watch: Wrapper) -> Picture:
-    """Run a resolved recipe. Raises DarkroomError; ``watch`` wraps the denoiser last and sees every evaluation."""
+    """Run a resolved recipe, enlarging left out. Raises DarkroomError; ``watch`` wraps the denoiser last, sees all."""
     clock = Stopwatch()
     model = engine.models[recipe.model]
     with clock("text_encode"):

@@ -13,8 +13,10 @@ from service.diffusion.options import bound, validated
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES, between, check
 from service.engines.contract import ModelDescription
+from service.enlargement import settled
 from service.errors import InvalidRequest, UnknownModel
 from service.fields import (
+    AUTO,
     DEFAULTS,
     EXPLICIT,
     PRESETS,
@@ -26,6 +28,7 @@ from service.fields import (
 )
 
 __all__ = [
+    "AUTO",
     "EXPLICIT",
     "PRESETS",
     "Overrides",
@@ -51,6 +54,7 @@ def resolve(
     precision: str,
     *,
     max_steps: int = 200,
+    max_pixels: float = 2**25,
 ) -> Recipe:
     """Preset + overrides -> Recipe, pure. The caller draws the seed where the request has none."""
     given = overrides.given()
@@ -69,6 +73,8 @@ def resolve(
         steps = min(values.get("num_inference_steps", len(preset.levels) - 1), max_steps)  # more are refused below
         values["sigmas"] = between(preset.levels, steps).tolist()
     _check_networks(values, model)
+    if values["upscale"] is not None:
+        values["upscale"] = settled(values["upscale"], model, values["width"], values["height"], max_pixels)
     values["guidance_options"] = _options("guidance_method", "guidance_options", values, GUIDANCE)
     values |= _schedule(values, model, max_steps)
     _keep_to_trained_steps(own, values, given, model, presets)

@@ -4,53 +4,22 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from time import monotonic, perf_counter
 from typing import NamedTuple
 
-from service import images
 from service.admission import Admission, Share
-from service.diffusion.types import Array
 from service.engines.contract import Engine, Ticket
+from service.enlargement import Enlargement
 from service.errors import Cancelled, DeadlineExceeded, EngineFailure, Unavailable
+from service.making import Made, Maker, Order, Tell
 from service.metrics import Metrics
-from service.pipeline import generate
-from service.progress import Pixels, Previewer, Progress
 from service.recipe import Recipe
 
 FRESH = 30.0  # seconds for which one successful network call proves the engine
 PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
 DRAINING = "draining: this server is about to stop"
-
-
-@dataclass(frozen=True)
-class Order:
-    """The pictures of one request, the files they become, how many previews each shows on its way."""
-
-    recipes: Sequence[Recipe]
-    output_format: images.Format = "png"
-    quality: int = 100
-    previews: int = 0
-    ticket: Ticket = field(default_factory=Ticket)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """A picture on its way, after so many steps."""
-
-    data: bytes
-    index: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Made:
-    """One picture as a file, the recipe that made it, seconds by part."""
-
-    data: bytes
-    recipe: Recipe
-    timings: dict[str, float]
 
 
 class Place(NamedTuple):
@@ -69,19 +38,16 @@ class Admitted:
     place: Callable[[], Place]
 
 
-Tell = Callable[[int, int | Preview | Made], None]  # number of the picture; its steps done (0: it starts), or what came
-
-
 class Runner:
     """At most ``concurrency`` pictures at once; others wait as admission allows."""
 
     def __init__(self, engine: Engine, metrics: Metrics, admission: Admission, *, concurrency: int) -> None:
         self._engine, self._metrics, self._admission = engine, metrics, admission
+        self._maker = Maker(engine, metrics)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sampler")
         self._lock = threading.Lock()
         self._futures: dict[Future[Made], Share] = {}  # admitted and not done, in order
         self._tickets: list[Ticket] = []
-        self._proven = float("-inf")  # when a network call last succeeded
         self._busy_since = 0.0
         self._probe: asyncio.Future[None] | None = None
         self.draining = False
@@ -117,6 +83,14 @@ class Runner:
             self._metrics.deadlines.labels("met").inc()
         return made
 
+    def steps(self, recipe: Recipe | Enlargement) -> int:
+        """What progress counts."""
+        return self._maker.steps(recipe)
+
+    def needed(self, recipe: Recipe, pictures: int = 1) -> float | None:
+        """The deadline that so many pictures of this recipe need, in seconds, beside the queue; None: not known yet."""
+        return self._admission.needed(recipe, self._engine.models[recipe.model], pictures)
+
     async def make(self, order: Order) -> list[Made]:
         """All pictures of an order, concurrently."""
         return await self.finish(self.start(order))
@@ -140,13 +114,13 @@ class Runner:
         self._engine.close()
 
     async def ready(self) -> None:
-        """Raise Unavailable unless a real network call succeeded recently; an idle engine is asked for one."""
+        """Raise Unavailable unless a real network call succeeded recently; an engine without work is asked for one."""
         if self.draining:
             raise Unavailable(DRAINING, retry_after=FRESH)
         now = monotonic()
-        if now - self._proven < FRESH or (not self.idle and now - self._busy_since < FRESH):
+        if now - self._maker.proven < FRESH or (not self.idle and now - self._busy_since < FRESH):
             return
-        if not self.idle:
+        if any(share.samples for share in list(self._futures.values())):
             raise Unavailable(f"no network call has succeeded for {FRESH:.0f} s", retry_after=FRESH)
         await self._ask()
 
@@ -160,7 +134,7 @@ class Runner:
             raise Unavailable("the engine does not answer", retry_after=FRESH) from error
         except EngineFailure as error:
             raise Unavailable(error.message, retry_after=FRESH) from error
-        self._proven = monotonic()
+        self._maker.proven = monotonic()
 
     def _admit(self, order: Order, accepted: bool) -> list[Share]:
         if self.draining:
@@ -175,7 +149,7 @@ class Runner:
 
     def _submit(self, order: Order, number: int, share: Share, tell: Tell) -> "Future[Made]":
         with self._lock:
-            future = self._pool.submit(self._picture, order, number, share, tell, perf_counter())
+            future = self._pool.submit(self._maker.picture, order, number, share, tell, perf_counter())
             self._futures[future] = share
         future.add_done_callback(lambda done: self._release(done, share))
         return future
@@ -200,43 +174,3 @@ class Runner:
             before = list(takewhile(lambda other: other is not future, self._futures)) if waits else []
             seconds = self._admission.seconds(self._futures[other] for other in before)
             return Place(sum(not other.running() for other in before), seconds)
-
-    def _picture(self, order: Order, number: int, share: Share, tell: Tell, submitted: float) -> Made:
-        """One picture from its recipe to its bytes, in a worker thread."""
-        started, recipe = perf_counter(), order.recipes[number]
-
-        def preview(pixels: Pixels, index: int, step: int) -> None:
-            tell(number, Preview(images.encode(pixels, None, order.output_format, order.quality), index, step))
-
-        def evaluated(progress: Progress, x0: Array, seconds: float) -> None:
-            self._proven = monotonic()
-            self._metrics.step.observe(seconds)
-            share.evaluated(progress.evaluations)
-            if progress.evaluations == 1:
-                self._metrics.first_step.observe(perf_counter() - submitted)
-            previewed(progress.step, x0)
-            tell(number, progress.step)
-
-        previewed = Previewer(recipe, order.previews, self._engine.models[recipe.model].preview, preview)
-        progress = Progress(recipe, order.ticket, evaluated)
-        try:
-            order.ticket.check()
-            tell(number, 0)
-            picture = generate(self._engine, recipe, order.ticket, progress)
-        except (Cancelled, DeadlineExceeded):
-            self._metrics.cancellations.labels(progress.stage).inc()
-            raise
-        except EngineFailure:
-            self._proven = float("-inf")
-            raise
-        encoding = perf_counter()
-        data = images.encode(picture.pixels, recipe.model_dump(mode="json"), order.output_format, order.quality)
-        ended = perf_counter()
-        parts = {"queue": started - submitted, **picture.timings, "encode": ended - encoding}
-        for part in ("queue", "text_encode", "denoise", "decode", "encode"):
-            self._metrics.parts.labels(recipe.preset, part).observe(parts[part])
-        self._metrics.overhead.observe(parts["denoise"] - parts["network"] + parts["encode"])
-        self._metrics.saved_rows.inc(share.saved_rows)
-        made = Made(data, recipe, {**parts, "total": ended - submitted})
-        tell(number, made)
-        return made

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     )
     threads: int = Field(0, ge=0, description="embedded engine: CPU threads, 0 takes all")
     triton_url: str = Field("127.0.0.1:8001", description="gRPC address of Triton")
+    otlp_endpoint: str | None = Field(
+        None, description="OpenTelemetry collector, http://host:4318/v1/traces, with the extra otel; none: no traces"
+    )
     keys_file: Path | None = Field(None, description="TOML file of API keys; without it everyone may ask")
     jobs_dir: Path | None = Field(None, description="folder of accepted long work, prompts included; none: no jobs")
     jobs_keep_seconds: float = Field(
@@ -41,5 +44,7 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(32_000, ge=1, description="longest prompt accepted, in characters")
     max_steps: int = Field(200, ge=1, description="most sampling steps a request may ask for")
     max_body_bytes: int = Field(2_000_000, ge=1, description="largest request body accepted")
+    max_image_bytes: int = Field(20_000_000, ge=1, description="largest picture accepted to be enlarged, as a file")
+    max_pixels: int = Field(2**25, ge=1, description="largest enlarged picture a request may ask for, in pixels")
     text_cache: int = Field(256, ge=0, description="encoded prompts kept in memory")
     drain_seconds: float = Field(30.0, ge=0, description="time that work in progress gets after SIGTERM")

@@ -9,9 +9,10 @@ from service.cost import Costs
 from service.engines.contract import Engine, Ticket
 from service.engines.dispatch import Gate
 from service.engines.gaussian import GaussianEngine
+from service.making import Order
 from service.metrics import Metrics
 from service.recipe import Overrides, Recipe, load_presets, resolve
-from service.runner import Order, Runner
+from service.runner import Runner
 
 
 def recipe(*, steps: int = 3, seed: int = 1, **fields: Any) -> Recipe:

@@ -4,7 +4,7 @@ from time import monotonic
 
 import pytest
 
-from service.admission import GUESS, Admission, Share
+from service.admission import GUESS, MARGIN, Admission, Share
 from service.cost import Costs
 from service.engines.contract import Ticket
 from service.errors import DeadlineExceeded, Overloaded
@@ -47,10 +47,10 @@ def test_nobody_is_let_into_a_wait_that_is_too_long() -> None:
 def test_a_deadline_is_refused_exactly_when_the_price_says_so() -> None:
     own = 10 * STEP + REST
     for wait, promise, fits in [
-        (0, own + 0.5, True),
-        (0, own - 0.5, False),
-        (1, 1.5 * own + 0.5, True),
-        (1, own, False),
+        (0, MARGIN * own + 0.5, True),
+        (0, MARGIN * own - 0.5, False),
+        (1, MARGIN * 1.5 * own + 0.5, True),
+        (1, MARGIN * own, False),
     ]:
         house = admission(places=2)
         for _ in range(wait):
@@ -64,9 +64,9 @@ def test_a_deadline_is_refused_exactly_when_the_price_says_so() -> None:
 
 def test_pictures_side_by_side_need_the_places_that_there_are() -> None:
     own = 10 * STEP + REST
-    assert admit(admission(places=2), 10, pictures=2, deadline=monotonic() + own + 0.5)
+    assert admit(admission(places=2), 10, pictures=2, deadline=monotonic() + MARGIN * own + 0.5)
     with pytest.raises(DeadlineExceeded):
-        admit(admission(places=2), 10, pictures=4, deadline=monotonic() + own + 0.5)
+        admit(admission(places=2), 10, pictures=4, deadline=monotonic() + MARGIN * own + 0.5)
 
 
 def test_what_is_unknown_is_guessed_for_the_queue_but_holds_against_nobody() -> None:

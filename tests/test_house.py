@@ -73,7 +73,7 @@ def test_readme_presets_table_equals_presets() -> None:
 def test_every_declared_extra_is_imported_where_it_is_claimed() -> None:
     homes = dict.fromkeys(("torch", "diffusers", "transformers", "onnx_ir", "onnxscript"), "export")
     homes |= dict.fromkeys(("modelopt", "tensorrt", "xformers"), "export")
-    homes |= dict.fromkeys(("scipy", "tqdm", "matplotlib"), "training")
+    homes |= dict.fromkeys(("scipy", "tqdm", "matplotlib"), "training") | {"opentelemetry": "service"}
     for package, folder in homes.items():
         sources = "".join((ROOT / f).read_text() for f in tracked() if f.parts[0] == folder and f.suffix == ".py")
         assert re.search(rf"^\s*(import|from) {package}\b", sources, re.M), (package, folder)

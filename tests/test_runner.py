@@ -14,10 +14,11 @@ from service.engines.contract import Ticket
 from service.engines.gaussian import GaussianEngine
 from service.errors import Cancelled, DeadlineExceeded, EngineFailure, Unavailable
 from service.images import encode
+from service.making import Made
 from service.metrics import Metrics
 from service.pipeline import generate
 from service.progress import Progress
-from service.runner import FRESH, Made
+from service.runner import FRESH
 from tests.api.harness import Held
 from tests.orders import order, recipe, running
 

@@ -19,6 +19,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "precision": ("fp32", "fp32"),
     "threads": ("2", 2),
     "triton_url": ("triton:8001", "triton:8001"),
+    "otlp_endpoint": ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
     "keys_file": ("/srv/keys.toml", Path("/srv/keys.toml")),
     "jobs_dir": ("/srv/jobs", Path("/srv/jobs")),
     "jobs_keep_seconds": ("3600", 3600),
@@ -28,6 +29,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_prompt_chars": ("77", 77),
     "max_steps": ("50", 50),
     "max_body_bytes": ("1000", 1000),
+    "max_image_bytes": ("1000", 1000),
+    "max_pixels": ("4096", 4096),
     "text_cache": ("0", 0),
     "drain_seconds": ("2.5", 2.5),
 }
@@ -52,7 +55,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     [
         *[("port", text) for text in ("65536", "-1", "x")],
         *[(name, "0") for name in ("max_concurrency", "max_steps", "max_body_bytes", "max_prompt_chars")],
-        *[(name, "0") for name in ("jobs_keep_seconds", "jobs_max_bytes")],
+        *[(name, "0") for name in ("jobs_keep_seconds", "jobs_max_bytes", "max_image_bytes", "max_pixels")],
         *[(name, "-1") for name in ("max_wait_seconds", "threads", "text_cache", "drain_seconds")],
         ("engine", "cuda"),
         ("precision", "fp8"),

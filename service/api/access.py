@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import render
 from service.metrics import Metrics
+from service.tracing import CURRENT, SILENT, Trace, Tracing
 
 log = logging.getLogger("darkroom")
 
@@ -23,8 +24,8 @@ FAMILIES = {"/v1/": "openai"}
 class Access:
     """The outermost middleware: nothing that happens inside escapes without an id, a line and a count."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None) -> None:
+        self.app, self.metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -32,6 +33,7 @@ class Access:
             return
         request_id, trace_id = identify(Headers(scope=scope))
         record: dict[str, Any] = {"request_id": request_id, "trace_id": trace_id}
+        trace = self._begin(scope, record)
         scope.setdefault("state", {})["record"] = record
         status, started = 499, time.perf_counter()
 
@@ -53,6 +55,17 @@ class Access:
                 message = f"internal error; the log has it under {request_id}"
                 await render(500, message, "internal_error")(scope, receive, answer)
         self._count(scope, record, status, time.perf_counter() - started)
+        route = getattr(scope.get("route"), "path", "")
+        trace.end(f"{scope['method']} {route}".strip(), status, record)
+
+    def _begin(self, scope: Scope, record: dict[str, Any]) -> Trace:
+        """The trace of a request to the API, where traces are wanted; everything under it finds it in its context."""
+        if self._tracing is None or not scope["path"].startswith(tuple(FAMILIES)):
+            return SILENT
+        trace = self._tracing.begin(scope["method"], Headers(scope=scope))
+        CURRENT.set(trace)
+        record["trace_id"] = trace.traceparent[3:35] or record["trace_id"]
+        return trace
 
     def _count(self, scope: Scope, record: dict[str, Any], status: int, seconds: float) -> None:
         family = next((name for prefix, name in FAMILIES.items() if scope["path"].startswith(prefix)), None)

@@ -11,6 +11,8 @@ from service.api.errors import BodyTooLarge, UnsupportedMediaType
 from service.errors import InvalidRequest
 from service.recipe import Overrides
 
+PICTURES = ("image/png", "image/jpeg", "image/webp")
+
 Schema = TypeVar("Schema", bound=Overrides)
 
 
@@ -20,12 +22,34 @@ def documented(schema: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
 
+def documented_picture(schema: type[BaseModel]) -> dict[str, Any]:
+    """Body and query of a route that calls ``picture``, for OpenAPI; the query's lists are separated by commas."""
+    content = {media: {"schema": {"type": "string", "format": "binary"}} for media in PICTURES}
+    fields = schema.model_json_schema()
+    parameters = [
+        {"name": name, "in": "query", "required": name in fields["required"], "explode": False}
+        | {"schema": {**described, **described.pop("anyOf", [{}])[0]}}  # not the null, which a query cannot say
+        for name, described in fields["properties"].items()
+    ]
+    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+
+
+async def picture(request: Request, max_bytes: int) -> bytes:
+    """The body of ``request``, said to be a picture."""
+    if _kind(request) not in PICTURES:
+        raise UnsupportedMediaType(f"send the picture itself as the body, with a Content-Type of {', '.join(PICTURES)}")
+    return await _bytes(request, max_bytes)
+
+
 async def read(request: Request, schema: type[Schema], max_bytes: int) -> Schema:
     """The body of ``request`` as ``schema``."""
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != "application/json":
+    if _kind(request) != "application/json":
         raise UnsupportedMediaType("send JSON with the header Content-Type: application/json")
     return schema.parse(parse(await _bytes(request, max_bytes)))
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip().lower()
 
 
 async def _bytes(request: Request, limit: int) -> bytes:
@@ -72,6 +96,15 @@ def _complaint(value: Any) -> str | None:
     if isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
         return "holds NUL or half of a surrogate pair"
     return None
+
+
+def number(name: str, text: str) -> Any:
+    """The value of a query parameter: a number, or several in a list."""
+    try:
+        values = json.loads(f"[{text[:1000]}]", parse_int=_int, parse_float=_float)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"{_shown(name)} is no number", field=_shown(name)) from None
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _int(text: str) -> float:

@@ -10,7 +10,7 @@ from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
 from service.engines.contract import Engine
 from service.errors import UnknownModel
-from service.recipe import Preset
+from service.recipe import AUTO, Preset
 
 
 def models(engine: Engine) -> list[ModelCard]:
@@ -42,6 +42,7 @@ def presets(found: Mapping[str, Preset], engine: Engine) -> Presets:
             title=preset.title,
             description=preset.description,
             evidence=preset.evidence,
+            frechet_distance=preset.frechet_distance,
             models=[model.name for model in engine.models.values() if preset.suits(model)],
             recipe=preset.recipe.model_dump(mode="json", exclude_unset=True),
         )
@@ -49,10 +50,22 @@ def presets(found: Mapping[str, Preset], engine: Engine) -> Presets:
         if any(map(preset.suits, engine.models.values()))
     ]
     return Presets(
-        data=cards,
+        data=[*cards, _auto(engine)],
         samplers={name: _options(function) for name, function in SAMPLERS.items()},
         schedules={name: _options(function) for name, function in SCHEDULES.items()},
         guidance_methods={name: _options(function) for name, function in GUIDANCE.items()},
+    )
+
+
+def _auto(engine: Engine) -> PresetCard:
+    return PresetCard(
+        id=AUTO,
+        title="Auto",
+        description="The best of these that the deadline leaves time for; without one, the model's default.",
+        evidence="the smallest frechet_distance of those that fit",
+        frechet_distance=None,
+        models=list(engine.models),
+        recipe={},
     )
 
 

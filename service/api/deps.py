@@ -28,14 +28,14 @@ class Parts:
     jobs: Background | None
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # async: FastAPI hands plain functions to a thread
     return cast(Parts, request.app.state.parts)
 
 
 House = Annotated[Parts, Depends(_parts)]
 
 
-def caller(request: Request, house: House) -> Key | None:
+async def caller(request: Request, house: House) -> Key | None:
     """Whose key the request carries, noted for the log; None where keys are not asked for."""
     key = house.keys.of(request.headers.get("authorization", ""))
     if key:

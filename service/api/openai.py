@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 
 from service import chart
-from service.api import accept, body, catalogue, jobs, pictures, schemas, streaming
-from service.api.deps import Caller, House, caller
+from service.api import accept, body, catalogue, jobs, pictures, schemas, streaming, strips
+from service.api.deps import Caller, House, Parts, caller
 from service.api.errors import documented
-from service.errors import Cancelled, NotFound
+from service.enlargement import work
+from service.errors import Cancelled, InvalidRequest, NotFound
+from service.making import Order
+from service.recipe import AUTO
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(caller)], responses=documented(401, 403))
 
@@ -38,8 +41,7 @@ async def generations(request: Request, house: House, key: Caller) -> Response:
     order = await asyncio.to_thread(pictures.order, house, asked, media, request.state.record, key)
     if media == accept.EVENTS:
         return streaming.EventStream(house.runner, order, request.state.record)
-    made = await unless_disconnected(request, house.runner.make(order))
-    return pictures.as_json(order, made) if media == accept.JSON else pictures.as_file(made[0], media)
+    return await sent(request, house, order, media)
 
 
 @router.delete("/images/generations/{request_id:path}", responses=documented(404))
@@ -56,15 +58,19 @@ async def cancel(request_id: str, house: House, key: Caller) -> schemas.Cancella
     response_model=schemas.Explanation,
     openapi_extra=body.documented(schemas.ExplainRequest),
 )
-async def explain(request: Request, house: House) -> Response:
+async def explain(request: Request, house: House, key: Caller) -> Response:
     """A recipe resolved, with its network calls as a table or drawn (``Accept: image/svg+xml``), without running it."""
     asked = await body.read(request, schemas.ExplainRequest, house.settings.max_body_bytes)
+    if asked.deadline_ms is not None and asked.preset != AUTO:
+        raise InvalidRequest("only preset auto looks at deadline_ms here; leave it out", field="deadline_ms")
     media = accept.best(request.headers.get("accept", ""), (accept.JSON, accept.SVG))
-    recipe = await asyncio.to_thread(pictures.resolved, house, asked, request.state.record)
+    recipe = await asyncio.to_thread(pictures.resolved, house, asked, request.state.record, key)
     calls = await asyncio.to_thread(recipe.calls, house.engine.models[recipe.model])
     if media == accept.SVG:
         return Response(chart.steps(recipe, calls), media_type=media)
-    answer = schemas.Explanation(recipe=recipe, steps=[schemas.Evaluation(**call._asdict()) for call in calls])
+    steps = [schemas.Evaluation(**call._asdict()) for call in calls]
+    passes = [schemas.UpscalePass(**each._asdict()) for each in work(recipe, house.engine.models[recipe.model]).passes]
+    answer = schemas.Explanation(recipe=recipe, steps=steps, upscale=passes)
     return Response(answer.model_dump_json(), media_type=media)
 
 
@@ -84,6 +90,20 @@ async def model(model: str, house: House) -> schemas.ModelCard:
 async def presets(house: House) -> schemas.Presets:
     """The presets for these models, and the samplers, schedules and guidance methods that requests may name."""
     return catalogue.presets(house.presets, house.engine)
+
+
+async def sent(request: Request, house: Parts, order: Order, media: str) -> Response:
+    """What an order becomes, whole, or piece by piece from the first one on."""
+    if not order.streamed:
+        made = await unless_disconnected(request, house.runner.make(order))
+        return pictures.as_json(order, made) if media == accept.JSON else pictures.as_file(made[0], media)
+    pieces = strips.Strips(house.runner, order)
+    try:
+        await unless_disconnected(request, pieces.begun())
+    except BaseException:
+        pieces.close()
+        raise
+    return strips.FileStream(pieces, request.state.record, order.recipes[0].seed)
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -2,25 +2,32 @@
 
 import base64
 import time
+from math import prod
 from typing import Any
 
 from fastapi import Response
 
-from service import images
-from service.api import accept, schemas
+from service import images, uploads
+from service.api import accept, auto, schemas
 from service.api.deps import Parts
+from service.api.enlarging import UpscaleRequest
 from service.engines.contract import Ticket
+from service.enlargement import final
 from service.errors import InvalidRequest
 from service.keys import Key
+from service.making import Made, Order
 from service.recipe import Recipe
-from service.runner import Made, Order
 
 PRIVATE = {"prompt", "negative_prompt"}
 
 
-def resolved(house: Parts, asked: schemas.RecipeRequest, record: dict[str, Any]) -> Recipe:
+def resolved(
+    house: Parts, asked: schemas.ImageRequest | schemas.ExplainRequest, record: dict[str, Any], key: Key | None
+) -> Recipe:
     """The recipe of a request, noted for the log without its prompts."""
-    recipe = asked.resolved(house.settings, house.engine, house.presets)
+    count = asked.n or 1 if isinstance(asked, schemas.ImageRequest) else 1
+    known, limit = (house.settings, house.engine, house.presets), asked.deadline_ms
+    recipe = auto.resolved(asked, *known, limit, key, lambda recipe: house.runner.needed(recipe, count))
     record |= {"preset": recipe.preset or "none", "recipe": recipe.model_dump(mode="json", exclude=PRIVATE)}
     return recipe
 
@@ -36,13 +43,17 @@ def order(
 ) -> Order:
     """The pictures of a request: ``n`` recipes that differ in the seed, and the file they become."""
     output_format, quality = _file(asked, media)
-    first = resolved(house, asked, record)
+    first = resolved(house, asked, record, key)
     if key:
         key.check(first.preset)
     count = asked.n or 1
     if first.seed + count > schemas.SEEDS:
         raise InvalidRequest(f"the seeds of {count} pictures go beyond {schemas.SEEDS - 1}", field="seed")
     images.check_fits(first.model_dump(mode="json"), output_format)
+    images.check_size(final(first), output_format)
+    if first.upscale and count * prod(final(first)) > house.settings.max_pixels:
+        message = f"{count} pictures of this size have more than the {house.settings.max_pixels} pixels allowed here"
+        raise InvalidRequest(message, field="n")
     recipes = [first.model_copy(update={"seed": first.seed + i}) for i in range(count)]
     if asked.user is not None:
         record["user"] = asked.user
@@ -50,7 +61,19 @@ def order(
         raise InvalidRequest("previews travel in a stream; add stream: true", field="partial_images")
     deadline = None if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
     ticket = Ticket(record["request_id"], tenant=key.name if key else "", deadline=deadline)
-    return Order(recipes, output_format, quality, asked.partial_images or 0, ticket)
+    streamed = media == "image/png" and first.upscale is not None
+    return Order(recipes, output_format, quality, asked.partial_images or 0, ticket, streamed=streamed)
+
+
+def enlargement(
+    house: Parts, asked: UpscaleRequest, data: bytes, media: str, record: dict[str, Any], key: Key | None
+) -> Order:
+    """The enlargement of a caller's own picture."""
+    pixels = uploads.opened(data, house.settings.max_pixels / asked.factor**2)
+    recipe = asked.resolved(house.settings, house.engine, pixels.shape[1], pixels.shape[0])
+    record["recipe"] = recipe.model_dump(mode="json")
+    ticket = Ticket(record["request_id"], tenant=key.name if key else "")
+    return Order([recipe], ticket=ticket, pixels=pixels, streamed=media == "image/png")
 
 
 def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
@@ -70,13 +93,13 @@ def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:
 
 def as_json(order: Order, made: list[Made]) -> Response:
     """OpenAI's answer."""
-    first = order.recipes[0]
+    width, height = final(order.recipes[0])
     data = [
         schemas.Picture(b64_json=base64.b64encode(one.data).decode(), recipe=one.recipe, timings=one.timings)
         for one in made
     ]
     answer = schemas.ImageResponse(
-        created=int(time.time()), size=f"{first.width}x{first.height}", output_format=order.output_format, data=data
+        created=int(time.time()), size=f"{width}x{height}", output_format=order.output_format, data=data
     )
     return Response(answer.model_dump_json(), media_type=accept.JSON)
 

@@ -13,7 +13,7 @@ from service.api.schemas import CompletedEvent, ExplainRequest, ImageRequest, Jo
 from service.diffusion.guidance import GUIDANCE
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES
-from service.recipe import EXPLICIT
+from service.recipe import AUTO, EXPLICIT
 
 Kinds = Mapping[str, type[BaseModel]]  # of the data of events, by name
 
@@ -79,7 +79,7 @@ def _known_here(schema: dict[str, Any], parts: Parts) -> dict[str, Any]:
         "engine": [parts.engine.name],
         "precision": [parts.engine.precision],
         **_networks(parts),
-        "preset": [p.name for p in parts.presets.values() if any(map(p.suits, parts.engine.models.values()))],
+        "preset": [p.name for p in parts.presets.values() if any(map(p.suits, parts.engine.models.values()))] + [AUTO],
         "sampler": list(SAMPLERS),
         "schedule": [*SCHEDULES, EXPLICIT],
         "guidance_method": list(GUIDANCE),

@@ -2,18 +2,20 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from service.api.errors import Problem
 from service.engines.contract import Engine
+from service.enlargement import Enlargement
 from service.errors import InvalidRequest
 from service.images import Format
 from service.recipe import Overrides, Preset, Recipe, resolve
 from service.settings import Settings
 
 SEEDS = 2**53  # every seed is exact in JSON
+Deadline = Annotated[int | None, Field(ge=1, le=86_400_000, strict=True)]
 SIZE = r"^(auto|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$"
 
 
@@ -47,9 +49,10 @@ class RecipeRequest(Overrides):
         given["prompt"] = self.prompt  # its default counts too
         given["model"] = self.model or default_model(settings, engine)
         given["seed"] = secrets.randbelow(SEEDS) if self.seed is None else self.seed
-        overrides, limit = Overrides.model_construct(**given), settings.max_steps
+        overrides = Overrides.model_construct(**given)
+        limits = {"max_steps": settings.max_steps, "max_pixels": settings.max_pixels}
         try:
-            return resolve(overrides, presets, engine.models, engine.name, engine.precision, max_steps=limit)
+            return resolve(overrides, presets, engine.models, engine.name, engine.precision, **limits)
         except InvalidRequest as error:
             if self.size and error.field in ("width", "height"):
                 error.field = "size"
@@ -77,22 +80,21 @@ class ImageRequest(RecipeRequest):
     moderation: Literal["auto"] | None = Field(None, description="nothing is moderated, so there is no level")
     stream: bool | None = Field(None, strict=True, description="true: answer with server-sent events; n must be 1")
     partial_images: int | None = Field(None, ge=0, le=3, strict=True, description="previews in the stream")
-    deadline_ms: int | None = Field(
-        None, ge=1, le=86_400_000, strict=True, description="refused at once if it cannot be met, 504 when it passes"
-    )
+    deadline_ms: Deadline = Field(None, description="refused at once if it cannot be met, 504 when it passes")
 
 
 class ExplainRequest(RecipeRequest):
     """Any recipe; the prompt does not matter to the table and may be absent."""
 
     prompt: str = Field("", strict=True)
+    deadline_ms: Deadline = Field(None, description='for preset "auto": what it would choose now')
 
 
 class Picture(BaseModel):
     """One picture, the recipe that made it, seconds by part."""
 
     b64_json: str
-    recipe: Recipe
+    recipe: Recipe | Enlargement
     timings: dict[str, float]
 
 
@@ -126,7 +128,7 @@ class CompletedEvent(BaseModel):
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
     b64_json: str
-    recipe: Recipe
+    recipe: Recipe | Enlargement
     timings: dict[str, float]
     created_at: int
     size: str
@@ -235,6 +237,7 @@ class PresetCard(BaseModel):
     title: str
     description: str
     evidence: str
+    frechet_distance: float | None = Field(description='of its pictures, see evidence; preset "auto" ranks by it')
     models: list[str] = Field(description="the models here that it is for")
     recipe: dict[str, Any]
 
@@ -260,8 +263,19 @@ class Evaluation(BaseModel):
     network: str = Field(description="its role in the model")
 
 
+class UpscalePass(BaseModel):
+    """The upsampler over a whole picture once; lanczos calls no network."""
+
+    width: int
+    height: int
+    blocks: int
+    evaluations: int = Field(description="of every block")
+    calls: int = Field(description="of the network: blocks of one anti-diagonal share one")
+
+
 class Explanation(BaseModel):
-    """A recipe resolved but not run, and its network calls as a table."""
+    """A recipe resolved but not run, its network calls as a table, and what the upsampler would do after them."""
 
     recipe: Recipe
     steps: list[Evaluation]
+    upscale: list[UpscalePass]

@@ -12,8 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import accept, schemas
 from service.api.errors import body
+from service.enlargement import final
 from service.errors import Cancelled, DarkroomError
-from service.runner import Admitted, Made, Order, Preview, Runner
+from service.making import News, Order, Preview
+from service.runner import Admitted, Runner
 
 KEEP_ALIVE = 10.0  # seconds of silence that proxies are sure to bear
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -29,7 +31,7 @@ class EventStream(StreamingResponse):
         put = self._previews.put_nowait
         self._runner, self._record = runner, record
 
-        def show(_: int, what: int | Preview | Made) -> None:
+        def show(_: int, what: News) -> None:
             if isinstance(what, Preview):
                 loop.call_soon_threadsafe(put, what)
 
@@ -50,7 +52,9 @@ class EventStream(StreamingResponse):
             async for line in self._previewed(admitted):
                 yield line
             (made,) = await finished
-            done = schemas.CompletedEvent(**_common(admitted, made.data), recipe=made.recipe, timings=made.timings)
+            done = schemas.CompletedEvent(
+                **_common(admitted, made.data, final(made.recipe)), recipe=made.recipe, timings=made.timings
+            )
             yield event(done.type, done.model_dump_json())
             self._record["outcome"] = "ok"
         except DarkroomError as error:
@@ -62,7 +66,8 @@ class EventStream(StreamingResponse):
     async def _previewed(self, admitted: Admitted) -> AsyncIterator[str]:
         """Previews as they come; where none does, a comment with the place in the queue keeps the connection alive."""
         yield f": {admitted.place().ahead} ahead\n\n"
-        steps = len(admitted.order.recipes[0].sigmas) - 1
+        first = admitted.order.recipes[0]
+        steps = self._runner.steps(first)
         while True:
             try:
                 preview = await asyncio.wait_for(self._previews.get(), KEEP_ALIVE)
@@ -72,16 +77,15 @@ class EventStream(StreamingResponse):
             if preview is None:
                 return
             shown = {"partial_image_index": preview.index, "step": preview.step, "steps": steps}
-            partial = schemas.PartialEvent(**_common(admitted, preview.data), **shown)
+            partial = schemas.PartialEvent(**_common(admitted, preview.data, (first.width, first.height)), **shown)
             yield event(partial.type, partial.model_dump_json())
 
 
-def _common(admitted: Admitted, data: bytes) -> dict[str, Any]:
-    first = admitted.order.recipes[0]
+def _common(admitted: Admitted, data: bytes, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "b64_json": base64.b64encode(data).decode(),
         "created_at": int(time.time()),
-        "size": f"{first.width}x{first.height}",
+        "size": "x".join(map(str, size)),
         "output_format": admitted.order.output_format,
     }
 

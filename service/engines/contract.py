@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from service.errors import Cancelled, DeadlineExceeded
+from service.tracing import CURRENT, Trace
 
 Array = NDArray[np.floating]
 
@@ -175,6 +176,7 @@ class Ticket:
     cost: float = 0.0  # estimated compute seconds
     deadline: float | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    trace: Trace = field(default_factory=CURRENT.get)
 
     def check(self) -> None:
         """Raise Cancelled or DeadlineExceeded if this request must not go on."""

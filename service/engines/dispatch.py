@@ -1,10 +1,11 @@
 """The gate: every call of every engine passes here, on its caller's thread.
 
 A call is checked against its ticket, waits for one of ``in_flight`` places, and runs. Tenants share the places
-fairly, and so do a tenant's large and small pictures; calls of one size go in order of arrival. Work that was
-cancelled or is late leaves and is counted. When a place becomes free while several calls of equal shape wait, one of
-their callers runs them as one call of up to ``max_rows`` rows; nothing ever waits for company. Merging pays 7-25 % of
-throughput on two cores (buckets.py) and changes no byte. Triton merges by itself, so its gate does not.
+fairly, and so do a tenant's large and small pictures; calls of one size go in order of their deadlines, then of arrival
+(with equal parts for all, all would be late together). Work that was cancelled or is late leaves and is counted. When a
+place becomes free while several calls of equal shape wait, one of their callers runs them as one call of up to
+``max_rows`` rows; nothing ever waits for company. Merging pays 7-25 % of throughput on two cores (buckets.py) and
+changes no byte. Triton merges by itself, so its gate does not.
 """
 
 import threading
@@ -12,6 +13,7 @@ import time
 from bisect import insort
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -82,6 +84,11 @@ class _Call:
         """What shares its tenant's part: pictures of one size, or the blocks of larger ones."""
         return self.network == "upsampler", self.size
 
+    def precedes(self, other: "_Call") -> bool:
+        """Whether it takes the turn of a call of its tenant and group that came before it, but is due later."""
+        due, theirs = (inf if call.ticket.deadline is None else call.ticket.deadline for call in (self, other))
+        return due < theirs and (self.ticket.tenant, self.group) == (other.ticket.tenant, other.group)
+
 
 class _Queue:
     """Start-time fair queueing (Goyal, Vin and Cheng 1996): tenants share equally, a tenant's groups share its part."""
@@ -97,6 +104,11 @@ class _Queue:
         active = {call.group} | {group for group, served in groups.items() if served > self._clock}
         groups[call.group] = call.start + call.work * len(active)
         insort(self._calls, call, key=lambda other: other.start)
+        place = self._calls.index(call)
+        for turn in reversed(range(place)):
+            if call.precedes(other := self._calls[turn]):
+                self._calls[turn], self._calls[place], place = call, other, turn
+                call.start, other.start = other.start, call.start
 
     def discard(self, call: _Call) -> None:
         if call in self._calls:
@@ -198,6 +210,10 @@ class Gate:
         return list(zip(*(_apart(calls, output) for output in outputs), strict=True))
 
     def _pass(self, call: _Call) -> Any:
+        with call.ticket.trace.span(call.network, rows=call.rows, model=call.model):
+            return self._passed(call)
+
+    def _passed(self, call: _Call) -> Any:
         with self._lock:
             self._queue.add(call)
             self._advance()
@@ -275,4 +291,6 @@ def _together(calls: Sequence[_Call]) -> tuple[Array, Array, Sequence[Any]]:
 
 def _apart(calls: Sequence[_Call], output: Array) -> list[Array]:
     """To every call its rows."""
+    if len(calls) == 1:
+        return [output]
     return np.split(output, np.cumsum([call.rows for call in calls])[:-1])

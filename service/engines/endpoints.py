@@ -76,7 +76,7 @@ class Endpoint:
         try:
             with self._shelf.lend(lasting) as places:
                 request = messages.request(network, inputs if places else {**inputs, **lasting.make()}, places)
-                future = self._stub.ModelInfer.future(request, timeout=_seconds(ticket))
+                future = self._stub.ModelInfer.future(request, timeout=_seconds(ticket), metadata=_metadata(ticket))
                 answer = _wait(future, ticket)
         except grpc.RpcError as error:
             if _stub_died(error):
@@ -256,6 +256,11 @@ def _stub_died(error: grpc.RpcError) -> bool:
 def _seconds(ticket: Ticket) -> float:
     """How long a call may take; a little longer than its ticket, so that no server is blamed for a late request."""
     return CALL_LIMIT if ticket.deadline is None else min(CALL_LIMIT, ticket.deadline - time.monotonic() + 2 * LOOK)
+
+
+def _metadata(ticket: Ticket) -> Sequence[tuple[str, str]]:
+    """W3C trace context, which Triton's own traces go on with."""
+    return [("traceparent", ticket.trace.traceparent)] if ticket.trace.traceparent else []
 
 
 def _wait(future: Any, ticket: Ticket) -> pb.ModelInferResponse:

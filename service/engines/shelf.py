@@ -30,6 +30,8 @@ CAPACITY = 32 * 2**20  # bytes mapped by one server
 SMALLEST = 16 * 2**10  # below this, by value costs nothing
 SEEN = 1024  # keys remembered
 LIMIT = 1.0  # seconds for a question to the server
+IN_USE = 5.0  # seconds for which a region that a call still reads is tried to unmap,
+AGAIN = 0.01  # and between two attempts
 REST = 30.0  # seconds after an abandoned call in which the server may still read
 NUMBERS = count()
 
@@ -73,6 +75,7 @@ class Shelf:
         self._books: OrderedDict[Hashable, _Book] = OrderedDict()
         self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._in_the_making: set[Hashable] = set()
+        self._unwanted: set[str] = set()  # regions that the server may still have
         self._lock = threading.Lock()
         self._reachable = SHARED_MEMORY.is_dir()
 
@@ -95,6 +98,7 @@ class Shelf:
         """The server has lost its regions."""
         with self._lock:
             self._books.clear()
+            self._unwanted.clear()
 
     def close(self) -> None:
         """Let the server forget what it has mapped for us."""
@@ -167,6 +171,9 @@ class Shelf:
         except grpc.RpcError as error:
             log.info("conditioning travels by value: %s", error.details())
             self._reachable = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if self._reachable:  # it may have mapped it all the same
+                with self._lock:
+                    self._unwanted.add(region)
             return None
         finally:
             file.unlink(missing_ok=True)
@@ -177,7 +184,24 @@ class Shelf:
         return _Book(region, places, size, users=1)
 
     def _unmap(self, books: Iterable[_Book]) -> None:
-        for book in books:
-            question = pb.SystemSharedMemoryUnregisterRequest(name=book.region)
-            with suppress(grpc.RpcError):  # a server that is gone has forgotten already
-                self._stub.SystemSharedMemoryUnregister(question, timeout=LIMIT)
+        """Triton refuses while a call reads a region, and for a moment after its answer."""
+        with self._lock:
+            names, self._unwanted = self._unwanted | {book.region for book in books}, set()
+        limit = time.monotonic() + IN_USE
+        with suppress(grpc.RpcError):  # who does not answer is told with the next ones, if it has not forgotten by then
+            while names and time.monotonic() < limit:
+                names = {name for name in names if self._in_use(name)}
+                time.sleep(AGAIN if names else 0)
+        with self._lock:
+            self._unwanted |= names
+
+    def _in_use(self, region: str) -> bool:
+        """Unmap it unless the server still needs it."""
+        try:
+            question = pb.SystemSharedMemoryUnregisterRequest(name=region)
+            self._stub.SystemSharedMemoryUnregister(question, timeout=LIMIT)
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.INTERNAL:
+                raise
+            return True
+        return False

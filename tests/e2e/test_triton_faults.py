@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from google.protobuf import json_format, text_format
@@ -67,8 +68,18 @@ def calm(repository: Path) -> Iterator[TritonServer]:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks(server: TritonServer) -> Iterator[None]:
-    """No shared memory outlives the engines of a test."""
+    """No file, no thread, no shared memory outlives the engines of a test.
+
+    Triton itself keeps 1 descriptor, 36 threads, 0.8 MB and a region of shared memory (1 MB) of every stub that was
+    killed, and nothing of one that was unloaded alive (2.51, measured over six of each).
+    """
+
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    before = held()
     yield
+    eventually(lambda: all(now <= earlier for now, earlier in zip(held(), before, strict=True)))
     eventually(lambda: not regions(server))
     assert not list(shelf.SHARED_MEMORY.glob("darkroom.*"))
 
@@ -251,6 +262,44 @@ def test_mapped_conditioning_is_bounded(repository: Path, calm: TritonServer, mo
             np.testing.assert_array_equal(outputs[0], outputs[2])
         eventually(lambda: len(regions(calm)) == 3)
     eventually(lambda: not regions(calm))
+
+
+def test_a_region_that_an_abandoned_call_reads_is_unmapped_after_it(repository: Path, server: TritonServer) -> None:
+    stub, leaver = stubs(server)[UNET], Ticket()
+    with connected(repository, server.url) as engine, ThreadPoolExecutor(1) as thread:
+        for _ in range(2):
+            predict(engine)
+        os.kill(stub, signal.SIGSTOP)
+        future: Future[Array] = thread.submit(predict, engine, ticket=leaver)
+        time.sleep(0.2)
+        leaver.cancelled.set()
+        assert isinstance(future.exception(5), Cancelled)
+        threading.Timer(0.5, os.kill, (stub, signal.SIGCONT)).start()
+    assert not regions(server)
+
+
+def test_a_call_abandoned_in_the_queue_is_never_run(engine: TritonEngine, server: TritonServer) -> None:
+    predict(engine)
+    stub, leaver, before = stubs(server)[UNET], Ticket(), rows_run(server)
+    with ThreadPoolExecutor(2) as threads:
+        os.kill(stub, signal.SIGSTOP)
+        first = threads.submit(predict, engine)
+        time.sleep(0.1)
+        behind = threads.submit(predict, engine, ticket=leaver)
+        time.sleep(0.1)
+        leaver.cancelled.set()
+        assert isinstance(behind.exception(5), Cancelled)
+        time.sleep(0.1)
+        os.kill(stub, signal.SIGCONT)
+        first.result(30)
+    predict(engine)
+    assert rows_run(server) == before + 4
+
+
+def rows_run(server: TritonServer) -> int:
+    """Rows that the unet has computed so far."""
+    text = httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics").text
+    return sum(map(int, re.findall(rf'darkroom_execution_rows_sum{{model="{UNET}"}} (\d+)', text)))
 
 
 def test_no_room_for_conditioning_in_our_shared_memory(

@@ -269,3 +269,24 @@ def test_tenants_share_equally_and_a_tenants_sizes_share_its_part() -> None:
         tenants[tenant] += work
     assert max(tenants.values()) - min(tenants.values()) <= 3 * largest
     assert abs(served["one", 8] - served["one", 32]) <= 2 * largest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_deadlines_order_the_calls_of_a_tenant_and_size_and_take_nothing_from_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    flows = [("one", 8), ("one", 16), ("two", 8)]
+    arrived = [(flows[i], rng.choice([None, 5.0, 6.0, 7.0])) for i in rng.integers(len(flows), size=40)]
+
+    def served(*, deadlines: bool) -> list[tuple[tuple[str, int], float | None, int]]:
+        queue = _Queue()
+        for number, ((tenant, side), deadline) in enumerate(arrived):
+            ticket = Ticket(tenant=tenant, deadline=deadline if deadlines else None)
+            queue.add(_Call(NAME, "unet", ticket, lambda _: [], (number,), size=(side, side), work=side * side))
+        calls = [call for _ in arrived for call in queue.take(0)]
+        return [((call.ticket.tenant, call.size[0]), call.ticket.deadline, call.arguments[0]) for call in calls]
+
+    ordered, plain = served(deadlines=True), served(deadlines=False)
+    assert [flow for flow, *_ in ordered] == [flow for flow, *_ in plain]
+    for flow in flows:
+        mine = [(np.inf if deadline is None else deadline, number) for of, deadline, number in ordered if of == flow]
+        assert mine == sorted(mine)

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf import text_format
@@ -15,7 +17,7 @@ from export.targets import TARGETS
 from export.triton_config import BACKEND, TORCH
 from export.triton_server import TritonServer
 from export.weights import rebuild
-from service.engines.contract import load_descriptions
+from service.engines.contract import Conditioning, Ticket, load_descriptions
 from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import OpenVino
 from service.engines.triton import TritonEngine
@@ -125,3 +127,24 @@ def test_triton_takes_the_warm_up_and_serves(repository, exported) -> None:
         (rows,) = re.findall(rf'darkroom_execution_rows_sum{{model="{network.entry}"[^}}]*}} (\d+)', metrics)
         sizes = 1 if role == "text_encoder" else 2
         assert int(rows) == 3 * sizes * sum(TARGETS["onnxruntime"].ready_rows(role))
+
+
+@pytest.mark.triton
+def test_triton_runs_onnx_runtime(repository, exported) -> None:
+    """By the bits that ONNX Runtime has for every row alone."""
+    assert export("configure", repository, "--target", "python-onnxruntime").exit_code == 0
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((3, 4, 8, 4)).astype(np.float32), np.array([7, 500, 900], np.float32)
+    text = rng.standard_normal((3, 77, 32)).astype(np.float32)
+    rows = [Conditioning({"encoder_hidden_states": row}, "") for row in text]
+    with TritonServer(repository) as server:
+        engine = TritonEngine(repository, [server.url])
+        engine.health()
+        found = engine.predict("tiny", "unet", x, t, rows, Ticket())
+        assert engine.precision == "fp32"
+        engine.close()
+    session = onnxruntime.InferenceSession(exported.onnx("unet"))
+    names = [port.name for port in session.get_inputs()]
+    for row in range(3):
+        feeds = dict(zip(names, (array[row : row + 1] for array in (x, t, text)), strict=True))
+        np.testing.assert_array_equal(found[row : row + 1], session.run(None, feeds)[0])

@@ -13,20 +13,22 @@ from typing import Any
 import httpx
 import pytest
 
+from export.triton_config import configure
 from export.triton_server import SHM, TritonServer, free_port
 from service.errors import Unavailable
 from service.settings import ROOT
 from tests.api.harness import eventually
+from tests.engines.tiny import NAME, write_repository
 
 pytestmark = pytest.mark.triton
 
-TEXT = "postcard_text_encoder"
+TEXT = f"{NAME}_text_encoder"
 READY = """
 import signal, sys, time, grpc, os
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub as Stub
 stub = Stub(grpc.insecure_channel(os.environ["DARKROOM_TRITON_URL"]))
-ready = lambda: stub.ModelReady(pb.ModelReadyRequest(name="postcard_text_encoder"), timeout=5).ready
+ready = lambda: stub.ModelReady(pb.ModelReadyRequest(name="tiny_text_encoder"), timeout=5).ready
 """
 WORK = READY + "sys.exit(7 if ready() else 1)"
 SERVE = (
@@ -48,7 +50,10 @@ time.sleep(600)
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One network is enough."""
     folder = tmp_path_factory.mktemp("repository")
-    shutil.copytree(ROOT / "model_repository" / TEXT, folder / TEXT)
+    configure(folder / TEXT, write_repository(folder), "text_encoder")
+    for entry in folder.iterdir():
+        if entry.name != TEXT:
+            shutil.rmtree(entry)
     return folder
 
 
@@ -128,13 +133,51 @@ def test_a_server_that_dies_takes_the_command_along(repository: Path, port: int)
     assert process.returncode == 1
 
 
-def test_a_server_that_cannot_start_says_why(repository: Path, tmp_path: Path) -> None:
-    shutil.copytree(repository / TEXT, tmp_path / TEXT)
-    (tmp_path / TEXT / "1" / "model.onnx").unlink()
+def lose_the_network(folder: Path) -> None:
+    (folder / "1" / "model.onnx").unlink()
+
+
+def want_another_backend(folder: Path) -> None:
+    config = (folder / "config.pbtxt").read_text()
+    (folder / "config.pbtxt").write_text(config.replace('backend: "python"', 'backend: "onnxruntime"'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lose_the_network, "Internal: .*Could not open the file"),
+        (want_another_backend, "Invalid argument: unable to find backend library for backend 'onnxruntime'"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why(repository: Path, tmp_path: Path, damage: Any, reason: str) -> None:
+    damage(Path(shutil.copytree(repository / TEXT, tmp_path / TEXT)))
     server = TritonServer(tmp_path)
-    with pytest.raises(Unavailable, match=r"(?s)^Triton has ended with status 1; .*failed to load all models"), server:
+    message = rf"(?s)^Triton has ended with status 1:\nfailed to load '{TEXT}' version 1: {reason}"
+    with pytest.raises(Unavailable, match=message), server:
         pass
     assert not Path(server.log).parent.exists()
+
+
+class Witnessed(TritonServer):
+    """Its stubs leave their exit status in a file."""
+
+    def _backends(self) -> Path:
+        folder = super()._backends()
+        stub = folder / "python" / "triton_python_backend_stub"
+        original, self.statuses = stub.readlink(), self._folder / "statuses"
+        stub.unlink()
+        stub.write_text(f'#!/bin/sh\n"{original}" "$@"\necho $? >>"{self.statuses}"\n')
+        stub.chmod(0o755)
+        return folder
+
+
+def test_no_signal_ends_a_stub(repository: Path) -> None:
+    with Witnessed(repository) as server:
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+        statuses = [int(status) for status in server.statuses.read_text().split()]
+    assert statuses[-1] == 0
+    assert max(statuses) < 128, "139 is a segmentation fault"
 
 
 def test_a_port_that_is_taken_is_named(repository: Path) -> None:

@@ -21,6 +21,12 @@ INSTALLATIONS: dict[str, dict[str, Any]] = {
         "gateway": {"replicas": 3, "settings": {"max_concurrency": 16, "drain_seconds": 45.5, "default_model": "sdxl"}},
         "autoscaling": {"kind": "keda", "maxReplicas": 8},
     },
+    "jobs": {
+        "jobs": {"enabled": True, "size": "20Gi", "storageClass": "fast"},
+        "gateway": {"settings": {"jobs_keep_seconds": 3600, "otlp_endpoint": "http://collector.telemetry:4318/v1/traces"}},
+        "networkPolicy": {"to": [{"namespaceSelector": {"matchLabels": {"name": "telemetry"}}}]},
+    },
+    "kept-jobs": {"jobs": {"enabled": True, "claim": "mine"}},
     "compile": {
         "engine": "triton",
         "triton": {"image": IMAGE, "nodeSelector": {"gpu": "l4"}, "tolerations": [{"operator": "Exists"}]},

@@ -150,6 +150,22 @@ def test_a_sidecar_shares_memory_and_a_separate_triton_does_not() -> None:
     assert environment("triton-separate")["DARKROOM_TRITON_URL"] == f"{service['metadata']['name']}:{port}"
 
 
+def test_jobs_outlive_the_pod_and_have_one_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_JOBS_DIR", environment("jobs")["DARKROOM_JOBS_DIR"])
+    deployment = gateway("jobs")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    pod = deployment["template"]["spec"]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == str(Settings().jobs_dir)]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == mount["name"]]
+    (claim,) = of_kind("jobs", "PersistentVolumeClaim")
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert not of_kind("kept-jobs", "PersistentVolumeClaim")
+    (kept,) = [v for v in gateway("kept-jobs")["spec"]["template"]["spec"]["volumes"] if v["name"] == "jobs"]
+    assert kept["persistentVolumeClaim"] == {"claimName": "mine"}
+    assert "DARKROOM_JOBS_DIR" not in environment("default")
+
+
 def test_the_schema_knows_every_setting() -> None:
     assert SCHEMA.read_text() == schema(), "run python -m helm.generate"
 
@@ -179,6 +195,10 @@ def test_the_chart_is_of_this_version() -> None:
         {"autoscaling": {"kind": "hpa", "queuedSeconds": 0}},
         {"ingress": {"enabled": True, "host": ""}},
         {"service": {"port": 70000}},
+        {"jobs": {"enabled": True}, "gateway": {"replicas": 2}},
+        {"jobs": {"enabled": True}, "autoscaling": {"kind": "hpa"}},
+        {"jobs": {"enabled": True, "size": "much"}},
+        {"gateway": {"settings": {"jobs_dir": "/jobs"}}},
     ],
     ids=str,
 )

@@ -29,8 +29,16 @@ export async function generate(body, signal, progress) {
   const { error, recipe, timings } = last?.data ?? {};
   if (error) throw new ApiError(error.message, error.param);
   if (last?.event !== "image_generation.completed") throw new ApiError(BROKEN);
-  return { recipe, timings, url: pictureUrl(last.data) };
+  const blob = pictureBlob(last.data);
+  return { recipe, timings, blob, url: URL.createObjectURL(blob) };
 }
+
+// A larger picture, as a file. `how`: factor and method.
+export const upscale = async (blob, how, signal) => {
+  const path = `v1/images/upscale?${new URLSearchParams(how)}`;
+  const headers = { "Accept": "image/png", "x-request-id": requestId() };
+  return (await send(path, { blob, signal, headers })).blob().catch(unlessAborted(BROKEN));
+};
 
 // The server-sent events of a body; the browser's own EventSource cannot POST.
 async function* events(body) {
@@ -60,10 +68,12 @@ function requestId() {
   return `page-${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-function pictureUrl({ b64_json: text, output_format: format }) {
+function pictureBlob({ b64_json: text, output_format: format }) {
   const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-  return URL.createObjectURL(new Blob([bytes], { type: `image/${format}` }));
+  return new Blob([bytes], { type: `image/${format}` });
 }
+
+const pictureUrl = (data) => URL.createObjectURL(pictureBlob(data));
 
 async function json(path, options) {
   const answer = await (await send(path, options)).json().catch(() => null);
@@ -72,11 +82,12 @@ async function json(path, options) {
 }
 
 async function send(path, options = {}) {
-  const { body, signal, headers } = options;
+  const { blob, signal, headers } = options;
+  const body = blob ?? (options.body && JSON.stringify(options.body));
   const key = sessionStorage.getItem(KEY);
   const request = {
-    headers: { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }), ...headers },
-    ...(body && { method: "POST", body: JSON.stringify(body), signal }),
+    headers: { ...(body && { "Content-Type": blob?.type ?? "application/json" }), ...(key && { Authorization: `Bearer ${key}` }), ...headers },
+    ...(body && { method: "POST", body, signal }),
   };
   const response = await fetch(path, request).catch(unlessAborted("The service does not answer."));
   if (response.ok) return response;

@@ -11,7 +11,7 @@ const TEXTS = [...Object.keys(METHODS), "negative_prompt"];
 const NUMBERS = ["num_inference_steps", "guidance_scale"];
 const PAIRS = { guidance_interval: ["0", "1"], epsilon_scaling: ["scale", "slope"] };
 const OPTIONS = Object.values(METHODS);
-const CHOICES = ["prompt", "preset", "model", "size", "seed"];
+const CHOICES = ["prompt", "preset", "model", "size", "seed", "deadline_ms"];
 const CHANGES = [...TEXTS, ...NUMBERS, ...Object.keys(PAIRS), ...OPTIONS, "sigmas"];
 
 let offered; // {models, presets, samplers, schedules, guidance_methods}
@@ -44,6 +44,9 @@ export function sketch(plans) {
 }
 
 export const model = () => offered.models.find(({ id }) => id === fields.model.value) ?? offered.models[0];
+
+// The roles of a model's networks.
+export const networks = (name) => Object.keys(offered.models.find(({ id }) => id === name)?.networks ?? {});
 
 export const presets = () => offered.presets;
 
@@ -81,6 +84,7 @@ export function follow(recipes) {
   }
   for (const name of NUMBERS) fields[name].placeholder = common(name) ?? "as each preset";
   revealPairs();
+  byId("deadline").hidden = !chosen().includes("auto");
   const count = overrides(recipes[0]?.preset, { lenient: true }).length;
   byId("changed").textContent = count ? `${count} changed` : "";
   byId("generate-label").textContent = recipes.length > 1 ? `Generate ${recipes.length}` : "Generate";
@@ -88,10 +92,11 @@ export function follow(recipes) {
 
 // The request bodies, one per chosen preset. Throws FieldError.
 export function bodies() {
-  const seed = numberOf(fields.seed);
+  const [seed, deadline] = [fields.seed, fields.deadline_ms].map(numberOf);
   if (!chosen().length) throw new FieldError("Choose at least one preset.", "preset");
   return chosen().map((id) => ({
     prompt: fields.prompt.value, preset: id, model: fields.model.value, size: fields.size.value,
+    ...(id !== "auto" || deadline === undefined ? {} : { deadline_ms: deadline }),
     ...(seed === undefined ? {} : { seed }), ...Object.fromEntries(overrides(id)),
   }));
 }
@@ -147,6 +152,7 @@ export function fill(body) {
   fillSizes();
   if ("size" in body) fields.size.value = body.size;
   if ("preset" in body) choose(body.preset.split(","), body.preset.includes(","));
+  if ("deadline_ms" in body) fields.deadline_ms.value = body.deadline_ms;
   if ("seed" in body) keepSeed(body.seed);
 }
 

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { byId, el } from "./dom.js";
 import { drawChart, drawLegend, drawSteps } from "./curve.js";
+import { offerEnlarging } from "./enlarge.js";
 import { addToFilm, markOnFilm } from "./film.js";
 import { clearErrors, showError } from "./fields.js";
 import * as form from "./form.js";
@@ -47,7 +48,7 @@ async function presetPlans() {
   const { id: model, engine, precision } = form.model();
   const ask = ({ id }) => api.explain({ prompt: "", model, preset: id, seed: 0 });
   plans[model] ??= await Promise.all(form.presets().map(ask));
-  const known = Object.fromEntries(plans[model].map((plan) => [plan.recipe.preset, plan]));
+  const known = Object.fromEntries(form.presets().map(({ id }, index) => [id, plans[model][index]]));
   form.sketch(known);
   byId("service").textContent = `${model} on ${engine}, ${precision}`;
   return known;
@@ -62,8 +63,8 @@ async function refresh() {
   form.follow(form.chosen().map((id) => known[id].recipe));
   let active = {};
   try {
-    const found = await Promise.all(form.bodies().map((body) => api.explain(body, signal)));
-    active = Object.fromEntries(found.map((plan) => [plan.recipe.preset, plan]));
+    const plansOf = form.bodies().map(async (body) => [body.preset, await api.explain(body, signal)]);
+    active = Object.fromEntries(await Promise.all(plansOf));
   } catch (error) {
     if (error.name === "AbortError") return;
     showError(error, { focus: false });
@@ -156,8 +157,10 @@ function select(sheet, print) {
   stage.pick(sheet.indexOf(print));
   markOnFilm(print);
   const { model, preset } = print.recipe;
-  const { recipe } = plans[model].find((plan) => plan.recipe.preset === preset);
+  const { recipe } = plans[model].find((plan) => plan.recipe.preset === preset && !plan.recipe.preset_auto);
   stage.describe(print, recipe, reuse);
+  const paper = byId("frames").children[sheet.indexOf(print)].querySelector(".paper");
+  offerEnlarging(print, paper, form.networks(model));
 }
 
 async function reuse(request) {

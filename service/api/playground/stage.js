@@ -3,7 +3,7 @@
 import { byId, copyButton, el } from "./dom.js";
 import { curl, fileName, shortest, table, toHash } from "./recipe.js";
 
-const STAGES = { queue: "Queue", text_encode: "Text encode", denoise: "Denoise", decode: "Decode", encode: "Encode" };
+const STAGES = { queue: "Queue", text_encode: "Text encode", denoise: "Denoise", decode: "Decode", upscale: "Upscale", encode: "Encode" };
 
 const seconds = (value) => (value < 0.0995 ? `${(value * 1000).toFixed(value < 0.00995 ? 1 : 0)} ms` : `${value.toFixed(2)} s`);
 
