@@ -16,7 +16,7 @@ from service.settings import Settings
 HERE = Path(__file__).parent
 FOLDER = HERE / "monitoring" / "dashboards"
 SCHEMA = HERE / "values.schema.json"
-CHART_SETS = {"host", "port", "engine", "cache_dir", "model_repository", "triton_url"}
+CHART_SETS = {"host", "port", "engine", "cache_dir", "model_repository", "triton_url", "jobs_dir"}
 RULES = ("type", "anyOf", "enum", "minimum", "maximum", "exclusiveMinimum", "description")
 SOURCE = "${datasource}"
 
@@ -70,7 +70,9 @@ LATENCY = {
     ],
     "Where the time goes": [
         Panel("Mean seconds of a picture by part", "s", mean("darkroom_part_duration_seconds", "part")),
-        Panel("Denoising by preset, p95", "s", p95("darkroom_part_duration_seconds", "preset", "part")),
+        Panel("Denoising by preset, p95", "s", {
+            "{{preset}}": quantile(0.95, "darkroom_part_duration_seconds", ("preset",), '{part="denoise"}')
+        }),
         Panel("Time to first step", "s", quantiles("darkroom_time_to_first_step_seconds")),
         Panel("One evaluation of the denoiser", "s", quantiles("darkroom_denoise_step_duration_seconds")),
         Panel("Gateway overhead of a picture", "s", quantiles("darkroom_gateway_overhead_seconds"),

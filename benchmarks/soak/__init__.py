@@ -1,0 +1,1 @@
+"""Mixed requests, some of them rude, at a service that is restarted meanwhile: what leaks, what is lost?"""
