@@ -14,6 +14,7 @@ from service.errors import InvalidRequest
 
 INDEX = "model_index.json"
 VARIANT = re.compile(r"[\w-]+\.(\w+?)(?:-\d+-of-\d+)?\.safetensors")
+FURTHER = re.compile(r"[a-z0-9_]+")
 
 
 class Checkpoint:
@@ -32,6 +33,15 @@ class Checkpoint:
     def has(self, component: str) -> bool:
         """Whether the model has this component; optional ones are null in the index."""
         return bool(self.index.get(component, [None])[0])
+
+    def beside(self, component: str) -> list[str]:
+        """Further networks of a component's class, which diffusers does not know: folders such as unet_student."""
+        found = sorted(folder.name for folder in self.directory.glob(f"{component}_*/"))
+        for name in found:
+            if not FURTHER.fullmatch(name):
+                raise InvalidRequest(f"{name}: a network is named in a-z, 0-9 and underscores", field=name)
+            self.index.setdefault(name, self.index.get(component))
+        return found
 
     def network(self, component: str, *classes: str) -> Any:
         """A module that computes in fp32 with the rounded parameters."""

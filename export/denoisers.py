@@ -10,8 +10,8 @@ from export.networks import Denoiser, Port
 class Unet(Denoiser):
     """Stable Diffusion 1 and 2."""
 
-    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
-        super().__init__("unet", module, conditioning)
+    def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__(role, module, conditioning)
         self.multiple = 2 ** (len(module.config.block_out_channels) - 1)
 
     def forward(
@@ -23,8 +23,8 @@ class Unet(Denoiser):
 class UnetXl(Unet):
     """SDXL, told that the picture was never larger nor cropped (Podell et al. 2023, section 2.2)."""
 
-    def __init__(self, module: Any, conditioning: tuple[Port, ...], factor: int) -> None:
-        super().__init__(module, conditioning)
+    def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...], factor: int) -> None:
+        super().__init__(role, module, conditioning)
         self.factor = factor
 
     def forward(  # type: ignore[override]
@@ -44,8 +44,8 @@ class UnetXl(Unet):
 class PixArt(Denoiser):
     """PixArt-Sigma, without the half of its output that predicts variances."""
 
-    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
-        super().__init__("transformer", module, conditioning)
+    def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__(role, module, conditioning)
         self.multiple = module.config.patch_size
         module.pos_embed.height = module.pos_embed.width = -1  # no table of one size: positions are always computed
 
@@ -94,8 +94,8 @@ class CroppedPatches(torch.nn.Module):
 class StableDiffusion3(Denoiser):
     """Stable Diffusion 3's MMDiT."""
 
-    def __init__(self, module: Any, conditioning: tuple[Port, ...]) -> None:
-        super().__init__("transformer", module, conditioning)
+    def __init__(self, role: str, module: Any, conditioning: tuple[Port, ...]) -> None:
+        super().__init__(role, module, conditioning)
         self.multiple = module.config.patch_size
         self.limit = module.config.pos_embed_max_size
         module.pos_embed = CroppedPatches(module.pos_embed)

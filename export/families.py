@@ -14,7 +14,7 @@ from service.errors import InvalidRequest
 
 Family = Literal["stable-diffusion", "stable-diffusion-xl", "pixart-sigma", "stable-diffusion-3"]
 
-Parts = tuple[TextEncoder, Denoiser, tuple[Any, ...]]  # and the tokenizers
+Parts = tuple[TextEncoder, Callable[[str], Denoiser], tuple[Any, ...]]  # the denoiser of a role, the tokenizers
 
 PIXART_TOKENS, SD3_T5_TOKENS = 300, 256  # what the pipelines of diffusers pad to
 
@@ -27,6 +27,7 @@ class Model:
     text_encoder: TextEncoder
     vae_decoder: VaeDecoder
     denoiser: Denoiser
+    further: tuple[Denoiser, ...]  # what a recipe may name in its place, for a step, before or after it
     tokenizers: tuple[Any, ...]
     scheduler: Any
     zeros_for_no_negative: bool  # conditioning without a negative prompt
@@ -34,7 +35,7 @@ class Model:
     @property
     def networks(self) -> tuple[Network, ...]:
         """All networks; the denoiser, beside which the description lies, comes last."""
-        return (self.text_encoder, self.vae_decoder, self.denoiser)
+        return (self.text_encoder, self.vae_decoder, *self.further, self.denoiser)
 
 
 def load(checkpoint: Checkpoint) -> Model:
@@ -42,17 +43,37 @@ def load(checkpoint: Checkpoint) -> Model:
     if checkpoint.pipeline not in PIPELINES:
         raise InvalidRequest(f"{checkpoint.pipeline} is not supported, only {', '.join(PIPELINES)}", field=INDEX)
     decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL"))
-    family, parts = PIPELINES[checkpoint.pipeline]
-    text_encoder, denoiser, tokenizers = parts(checkpoint, decoder)
+    family, role, parts = PIPELINES[checkpoint.pipeline]
+    text_encoder, made, tokenizers = parts(checkpoint, decoder)
+    denoiser, *further = (made(each) for each in (role, *checkpoint.beside(role)))
+    for each in further:
+        _require_alike(each, denoiser)
     for lora in checkpoint.loras:
         lora.require_merged()
     zeros = family == "stable-diffusion-xl" and bool(checkpoint.index.get("force_zeros_for_empty_prompt", True))
-    return Model(family, text_encoder, decoder, denoiser, tokenizers, checkpoint.scheduler(), zeros)
+    scheduler = checkpoint.scheduler()
+    return Model(family, text_encoder, decoder, denoiser, tuple(further), tokenizers, scheduler, zeros)
+
+
+def _require_alike(further: Denoiser, denoiser: Denoiser) -> None:
+    """Raise InvalidRequest unless it takes what the denoiser takes."""
+    example = denoiser.example(1, 2, 2)
+    try:
+        fits = further(*example).shape == example[0].shape
+        alike = fits and (further.multiple, further.limit) == (denoiser.multiple, denoiser.limit)
+    except RuntimeError:
+        alike = False
+    if not alike:
+        message = f"{further.role} takes other latents or another conditioning than the {denoiser.role}"
+        raise InvalidRequest(message, field=further.role)
 
 
 def _stable_diffusion(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
     text_encoder = Clip(checkpoint.network("text_encoder", "CLIPTextModel"))
-    denoiser = Unet(checkpoint.network("unet", "UNet2DConditionModel"), text_encoder.outputs)
+
+    def denoiser(role: str) -> Denoiser:
+        return Unet(role, checkpoint.network(role, "UNet2DConditionModel"), text_encoder.outputs)
+
     return text_encoder, denoiser, (_clip_tokenizer(checkpoint, "tokenizer"),)
 
 
@@ -61,13 +82,19 @@ def _stable_diffusion_xl(checkpoint: Checkpoint, decoder: VaeDecoder) -> Parts:
         checkpoint.network("text_encoder", "CLIPTextModel"),
         checkpoint.network("text_encoder_2", "CLIPTextModelWithProjection"),
     )
-    denoiser = UnetXl(checkpoint.network("unet", "UNet2DConditionModel"), text_encoder.outputs, decoder.factor)
+
+    def denoiser(role: str) -> Denoiser:
+        return UnetXl(role, checkpoint.network(role, "UNet2DConditionModel"), text_encoder.outputs, decoder.factor)
+
     return text_encoder, denoiser, tuple(_clip_tokenizer(checkpoint, name) for name in ("tokenizer", "tokenizer_2"))
 
 
 def _pixart_sigma(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
     text_encoder = T5(checkpoint.network("text_encoder", "T5EncoderModel"), PIXART_TOKENS)
-    denoiser = PixArt(checkpoint.network("transformer", "PixArtTransformer2DModel"), text_encoder.outputs)
+
+    def denoiser(role: str) -> Denoiser:
+        return PixArt(role, checkpoint.network(role, "PixArtTransformer2DModel"), text_encoder.outputs)
+
     tokenizer = _t5_tokenizer(checkpoint, "tokenizer", PIXART_TOKENS)
     rules = (normalizers.Lowercase(), normalizers.Strip(), tokenizer.backend_tokenizer.normalizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([rule for rule in rules if rule is not None])
@@ -87,7 +114,12 @@ def _stable_diffusion_3(checkpoint: Checkpoint, _: VaeDecoder) -> Parts:
     tokenizers = tuple(_clip_tokenizer(checkpoint, name) for name in ("tokenizer", "tokenizer_2"))
     if t5 is not None:
         tokenizers += (_t5_tokenizer(checkpoint, "tokenizer_3", SD3_T5_TOKENS),)
-    return text_encoder, StableDiffusion3(module, text_encoder.outputs), tokenizers
+
+    def denoiser(role: str) -> Denoiser:
+        own = module if role == "transformer" else checkpoint.network(role, "SD3Transformer2DModel")
+        return StableDiffusion3(role, own, text_encoder.outputs)
+
+    return text_encoder, denoiser, tokenizers
 
 
 def _clip_tokenizer(checkpoint: Checkpoint, component: str) -> Any:
@@ -100,9 +132,9 @@ def _t5_tokenizer(checkpoint: Checkpoint, component: str, length: int) -> Any:
     return tokenizer
 
 
-PIPELINES: Mapping[str, tuple[Family, Callable[[Checkpoint, VaeDecoder], Parts]]] = {
-    "StableDiffusionPipeline": ("stable-diffusion", _stable_diffusion),
-    "StableDiffusionXLPipeline": ("stable-diffusion-xl", _stable_diffusion_xl),
-    "PixArtSigmaPipeline": ("pixart-sigma", _pixart_sigma),
-    "StableDiffusion3Pipeline": ("stable-diffusion-3", _stable_diffusion_3),
+PIPELINES: Mapping[str, tuple[Family, str, Callable[[Checkpoint, VaeDecoder], Parts]]] = {  # and the denoiser's role
+    "StableDiffusionPipeline": ("stable-diffusion", "unet", _stable_diffusion),
+    "StableDiffusionXLPipeline": ("stable-diffusion-xl", "unet", _stable_diffusion_xl),
+    "PixArtSigmaPipeline": ("pixart-sigma", "transformer", _pixart_sigma),
+    "StableDiffusion3Pipeline": ("stable-diffusion-3", "transformer", _stable_diffusion_3),
 }

@@ -7,6 +7,7 @@ serves the settings' model repository at DARKROOM_TRITON_URL (metrics one port a
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ START_LIMIT = 180.0  # seconds
 STOP_LIMIT = 20.0
 RECONNECT = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
 TAIL = 20  # lines of the log that explain an end
+UNLOADED = "failed to load all models"  # its last line; the reasons stand far above
+REASON = re.compile("failed to load '.*' version ")
 
 
 class TritonServer:
@@ -84,11 +87,16 @@ class TritonServer:
         return self.process.wait()
 
     def obituary(self) -> str:
-        """How it ended, and the last that its log says."""
+        """How it ended, and why by its log."""
         return f"Triton has ended with status {self.process.wait()}{self._last_words()}"
 
     def _last_words(self) -> str:
-        return "\n".join(["; its log ends:", *self.log.read_text().splitlines()[-TAIL:]])
+        """What kept models from being loaded if it was that, else the end of the log."""
+        lines = self.log.read_text().splitlines()
+        if lines and lines[-1].endswith(UNLOADED):
+            reasons = [line.partition("] ")[2].strip('"') for line in lines if REASON.search(line)]
+            return "\n".join([":", *(reason.replace("\\n", "\n") for reason in reasons)])
+        return "\n".join(["; its log ends:", *lines[-TAIL:]])
 
     def _wait_until_ready(self) -> None:
         limit = time.monotonic() + self.patience

@@ -13,7 +13,7 @@ from export.networks import Network, Precision, Tensors
 from export.torch_runtime import Torch
 from service.engines.contract import Latent, ModelDescription
 from service.engines.tensors import NUMPY
-from service.errors import EngineFailure, Unavailable
+from service.errors import EngineFailure, InvalidRequest, Unavailable
 
 CASES = ((1, 2, 2), (2, 2, 3), (3, 5, 2))  # rows, height and width in multiples of what the network takes
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}  # of the largest value of an output
@@ -33,6 +33,10 @@ class Finding:
 
 def compare(model: Model, repository: Path, description: ModelDescription) -> Iterator[Finding]:
     """Drift of every output over several batches and sizes with a timestep per row; then PSNR of a picture."""
+    for network in model.networks:
+        if network.role not in description.networks:
+            message = f"{description.name} was exported without {network.role}: export it again"
+            raise InvalidRequest(message, field=network.role)
     precisions = {role: entry.precision for role, entry in description.networks.items()}
     compiled = {
         role: open_network(repository / entry.entry / "1" / entry.file, entry.precision)

@@ -43,14 +43,14 @@ def load_state_dict(file: Path) -> dict[str, torch.Tensor]:
 
 
 def rebuild(repository: Path, name: str) -> Any:
-    """The diffusers pipeline of a model, in fp32; parts that generation never runs (the VAE's encoder) are absent."""
+    """The diffusers pipeline of a model, in fp32; what its generation never runs (the VAE's encoder) is absent."""
     description, folder = find(repository, name)
     components: dict[str, Any] = {}
-    for network in (network for role, network in description.networks.items() if role != "upsampler"):
+    for network in (description.networks[role] for role in ("text_encoder", "vae_decoder", description.denoiser)):
         components |= _rebuild(repository / network.entry / "1" / network.file)
     for entry in description.tokenizers:
         components[Path(entry.file).stem] = _tokenizer(entry, folder)
-    pipeline = next(name for name, (family, _) in PIPELINES.items() if family == description.family)
+    pipeline = next(name for name, (family, *_) in PIPELINES.items() if family == description.family)
     cls = getattr(diffusers, pipeline)
     known = inspect.signature(cls).parameters
     options = {"requires_safety_checker": False} if "requires_safety_checker" in known else {}

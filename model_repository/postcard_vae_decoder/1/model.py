@@ -151,6 +151,10 @@ class TritonPythonModel:
         self.family = pb_utils.MetricFamily("darkroom_execution_rows", "Rows of one execution of a network", histogram)
         self.rows = self.family.Metric(labels={"model": args["model_name"]}, buckets=[1, 2, 4, 6, 8, 12, 16])
 
+    def finalize(self) -> None:
+        """Metrics that outlive the stub's queue to the server end it by a segmentation fault."""
+        del self.rows, self.family
+
     def execute(self, requests: list[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[tuple[int, ...], ...], dict[int, Arrays]] = {}
