@@ -9,10 +9,10 @@ WORKDIR /src
 COPY pyproject.toml README.md ./
 COPY service service
 RUN python3 -m venv /opt/darkroom \
- && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} .
+ && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[otel]"
 
 FROM build-gateway AS build-cpu
-RUN /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[embedded]" \
+RUN /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[embedded,otel]" \
  && /opt/darkroom/bin/pip uninstall -y hf-xet setuptools pip
 
 # nothing at run time downloads or installs
@@ -48,7 +48,7 @@ RUN python3 -m venv --system-site-packages /opt/darkroom \
  && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} -e ".${EXTRAS}"
 ENV PATH=/opt/darkroom/bin:$PATH
 USER 10001
-CMD ["tritonserver", "--model-repository=/model_repository"]
+CMD ["tritonserver", "--model-repository=/model_repository", "--model-control-mode=explicit", "--load-model=*"]
 
 FROM base AS cpu
 COPY --from=build-cpu /opt/darkroom /opt/darkroom

@@ -24,9 +24,10 @@ from diffusers import StableDiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ceiling import gemm_peak
+from benchmarks.genai import GenAI, genai_directory
 from benchmarks.networks import SIZE, build
 from benchmarks.ours import Darkroom
-from benchmarks.peers import GUIDANCE, STEPS, Diffusers, GenAI, genai_directory, noise
+from benchmarks.peers import GUIDANCE, STEPS, Diffusers, noise
 from benchmarks.timing import interleave, ratio, seconds, together
 from export.weights import rebuild
 from service.settings import ROOT
