@@ -9,6 +9,7 @@ Rows per execution: the histogram darkroom_execution_rows among the server's met
 import json
 import os
 from collections import deque
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,15 @@ class OpenVino:
         return offered[0] if precision == "auto" else precision
 
     def __call__(self, arrays: Arrays) -> Arrays:
-        rows, start = len(next(iter(arrays.values()))), 0
+        rows = len(next(iter(arrays.values())))
         lanes = min(self.lanes, rows)
         running: deque[tuple[int, str, Any]] = deque()
         outputs: Arrays = {}
-        while start < rows:
-            size = next(bucket for bucket in BUCKETS if bucket <= min(rows // lanes, rows - start))
+        for start, size in _parts(rows, lanes):
             if len(running) == lanes:
                 self._finish(outputs, rows, *running.popleft())
             part = {name: array[start : start + size] for name, array in arrays.items()}
             running.append((start, *self._begin(part, lanes)))
-            start += size
         for started in running:
             self._finish(outputs, rows, *started)
         return outputs
@@ -88,6 +87,19 @@ class OpenVino:
             whole = outputs.setdefault(port.any_name, np.empty((rows, *found.shape[1:]), found.dtype))
             whole[start : start + len(found)] = found
         self.idle[key].append(request)
+
+
+def _parts(rows: int, lanes: int) -> list[tuple[int, int]]:
+    """Start and size of every bucket, so that the lanes have equal work to the end: 6 rows are 2, 2, 1, 1."""
+    shares: list[list[tuple[int, int]]] = []
+    for lane in range(lanes):
+        start, stop, share = rows * lane // lanes, rows * (lane + 1) // lanes, []
+        while start < stop:
+            size = next(bucket for bucket in BUCKETS if bucket <= stop - start)
+            share.append((start, size))
+            start += size
+        shares.append(share)
+    return [part for turn in zip_longest(*shares) for part in turn if part]
 
 
 class OnnxRuntime:
