@@ -51,7 +51,29 @@ def tiny_sd(
     """A StableDiffusionPipeline: by default 8x8 latents of 4 channels, 16x16 pixels."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
-    unet = UNet2DConditionModel(
+    noise = DDPMScheduler(
+        beta_schedule=beta_schedule,
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction_type,
+        steps_offset=1,
+        clip_sample=False,
+    )
+    StableDiffusionPipeline(
+        unet=_unet(sample_size, latent_channels, channels, width),
+        vae=_vae(latent_channels, vae_channels),
+        text_encoder=clip_text(tokenizer, width, layers),
+        tokenizer=tokenizer,
+        scheduler=noise,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(directory)
+    return directory
+
+
+def _unet(sample_size: int, latent_channels: int, channels: tuple[int, ...], width: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -63,34 +85,18 @@ def tiny_sd(
         attention_head_dim=2,
         norm_num_groups=4,
     )
-    vae = AutoencoderKL(
+
+
+def _vae(latent_channels: int, channels: tuple[int, ...]) -> AutoencoderKL:
+    return AutoencoderKL(
         latent_channels=latent_channels,
-        block_out_channels=vae_channels,
-        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
-        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
         layers_per_block=1,
         norm_num_groups=4,
         scaling_factor=0.5,
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=clip_text(tokenizer, width, layers),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDPMScheduler(
-            beta_schedule=beta_schedule,
-            beta_start=0.00085,
-            beta_end=0.012,
-            prediction_type=prediction_type,
-            steps_offset=1,
-            clip_sample=False,
-        ),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(directory)
-    return directory
 
 
 def export_tiny(checkpoint: Path, repository: Path) -> ModelDescription:

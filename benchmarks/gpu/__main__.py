@@ -28,6 +28,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from benchmarks.gpu.environment import prepare
 from benchmarks.gpu.models import LARGE, SMALL, Model, build
+from benchmarks.methods import METHODS
 from benchmarks.timing import Task, interleave, ratio, seconds, together
 from export import families, repository
 from export.checkpoint import Checkpoint
@@ -43,17 +44,6 @@ from service.settings import ROOT, Settings
 BUILD = ROOT / "build" / "gpu"
 GUIDANCE = 5.0
 PROMPT = "picture number {} of a red sphere"
-EQUAL = {"sampler": "euler", "schedule": "trailing"}
-MIXED = (  # one network call per step each
-    EQUAL,
-    {"sampler": "ddim", "schedule": "leading"},
-    {"sampler": "dpmpp_2m", "schedule": "karras"},
-    {"sampler": "unipc", "schedule": "linspace"},
-    {"sampler": "dpmpp_2m_sde", "schedule": "exponential"},
-    {"sampler": "euler_ancestral", "schedule": "simple"},
-    {"sampler": "deis", "schedule": "beta"},
-    {"sampler": "dpmpp_3m_sde", "schedule": "polyexponential"},
-)
 GOALS = {"lone": 1.5, "mixed": 0.95, "hop": 0.05}
 
 
@@ -62,7 +52,7 @@ class Load:
     """How much is asked: steps of a picture, pictures at once, calls of the step that is timed."""
 
     steps: int = 20
-    together: int = len(MIXED)
+    together: int = len(METHODS)
     calls: int = 50
 
 
@@ -158,7 +148,7 @@ class Bench:
             finally:
                 engine.close()
 
-    def draw(self, engine: Engine, index: int, recipe: Mapping[str, object] = EQUAL) -> np.ndarray:
+    def draw(self, engine: Engine, index: int, recipe: Mapping[str, object] = METHODS[0]) -> np.ndarray:
         """Picture ``index`` with guidance in every step, as pixels in [0, 1]."""
         wanted = Overrides.parse(
             {"prompt": PROMPT.format(index), "negative_prompt": "fog", "seed": index, "guidance_interval": None}
@@ -183,7 +173,7 @@ class Bench:
         taken = interleave(
             {
                 "equal": partial(together, partial(self.draw, engine), count=count),
-                "mixed": partial(together, lambda index: self.draw(engine, index, MIXED[index % count]), count=count),
+                "mixed": partial(together, lambda index: self.draw(engine, index, METHODS[index % count]), count=count),
             },
             self.rounds,
         )

@@ -13,7 +13,7 @@ WANTED = ("numpy==1.26.4", "nvidia-pytriton==0.7.0")  # the stub corrupts arrays
 
 
 def prepare(folder: Path) -> Path:
-    """The environment, made once; PIP_ARGS says where pip finds wheels, for example --no-index --find-links=DIR."""
+    """The environment, made once; PIP_ARGS are further options of pip, such as where it finds wheels."""
     ready = folder / ".ready"
     if ready.exists() and ready.read_text() == sys.executable:
         return folder

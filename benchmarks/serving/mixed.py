@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Any
 
+from benchmarks.methods import METHODS
 from benchmarks.serving import report
 from benchmarks.serving.client import Client, post
 from benchmarks.serving.load import PATH
@@ -20,16 +21,6 @@ from service.settings import Settings
 
 STEPS = 10
 EQUAL: dict[str, Any] = {"preset": "balanced", "num_inference_steps": STEPS, "guidance_interval": [0, 1e6]}
-METHODS = (  # one call of two rows in every step
-    {"sampler": "euler", "schedule": "trailing"},
-    {"sampler": "ddim", "schedule": "leading"},
-    {"sampler": "dpmpp_2m", "schedule": "karras"},
-    {"sampler": "unipc", "schedule": "linspace"},
-    {"sampler": "dpmpp_2m_sde", "schedule": "exponential"},
-    {"sampler": "euler_ancestral", "schedule": "simple"},
-    {"sampler": "deis", "schedule": "beta"},
-    {"sampler": "dpmpp_3m_sde", "schedule": "polyexponential"},
-)
 SCALES = (3.0, 5.0)  # of guidance: with the methods, sixteen recipes
 AT_ONCE = len(METHODS) * len(SCALES)
 LOOPS = METHODS[:3]  # the cheapest samplers, of which the best loop counts
