@@ -10,13 +10,11 @@ from playwright.sync_api import Browser
 
 from service.app import create_app
 from service.images import PNG_KEY
-from service.settings import ROOT, Settings
+from service.settings import Settings
 from tests.e2e.browser import Visit, serving
 from tests.e2e.conftest import Open
 
 pytestmark = pytest.mark.browser
-
-POSTCARD = ROOT / "model_repository" / "postcard_unet"
 
 
 def test_prompt_becomes_picture(visit: Open):
@@ -219,7 +217,6 @@ def test_address_is_the_recipe(visit: Open):
     assert (one.picture(), one.recipe()) == (first, recipe)
 
 
-@pytest.mark.skipif(not POSTCARD.exists(), reason="the repository holds no Postcard")
 def test_postcard(browser: Browser):
     with serving(create_app(Settings())) as address:
         one = Visit(browser.new_page(), address)

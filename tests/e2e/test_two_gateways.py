@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.api.harness import eventually
 
@@ -144,7 +143,6 @@ def restart(gateway: Gateway, digest: str) -> None:
     gateway.wait()
 
 
-@pytest.mark.skipif(not NGINX.exists(), reason="tests/e2e/setup-debian installs nginx")
 def test_gateways_restarted_in_turn_under_load_fail_no_request(tmp_path: Path) -> None:
     with ExitStack() as stack:
         gateways = [Gateway(tmp_path / name) for name in ("one", "two")]
