@@ -24,13 +24,15 @@ from benchmarks.serving.load import Kind
 from benchmarks.serving.overload import STEADY, Amount, System
 from benchmarks.serving.processes import COMPILED, server
 from benchmarks.serving.report import Goal
+from benchmarks.serving.stages import stages
 from service.engines.factory import open_engine
+from service.fields import AUTO
 from service.recipe import load_presets
 from service.settings import ROOT, Settings
 
 MODEL = "postcard"
 PRESETS = ("fast", "ays", "balanced", "eps-scaled")
-PARTS = ("load", "mixed", "overhead", "null")
+PARTS = ("load", "mixed", "overhead", "stages", "null")
 DELETE = b"DELETE /queue HTTP/1.1\r\nhost: localhost\r\n\r\n"
 SMOKE = Amount(seconds=0.3, rounds=1, callers=4)
 
@@ -61,11 +63,13 @@ async def measure(amount: Amount, parts: tuple[str, ...], concurrency: int, fold
     """The parts, one after the other; their goals."""
     settings: dict[str, Any] = {"engine": "gaussian" if smoke else "embedded", "default_model": MODEL}
     goals = []
-    if {"load", "overhead"} & {*parts}:
+    if {"load", "overhead", "stages"} & {*parts}:
         with server("service", "serve", port=0, max_concurrency=concurrency, **settings) as ours:
             async with Client(ours.address) as client:
                 if "overhead" in parts:
                     goals.append(await gateway.overhead(client, 2 if smoke else 30))
+                if "stages" in parts:
+                    goals += await stages(client, await offered(client), 2 if smoke else 20)
                 if "load" in parts:
                     goals += await load(client, amount, folder, smoke)
     if "mixed" in parts:
@@ -79,6 +83,12 @@ async def measure(amount: Amount, parts: tuple[str, ...], concurrency: int, fold
     if "null" in parts:
         goals += await gateway.null(amount.seconds)
     return goals
+
+
+async def offered(client: Client) -> list[str]:
+    """The presets that the service has for its model, each by its own name."""
+    presets = json.loads(await client.get("/v1/presets"))["data"]
+    return [preset["id"] for preset in presets if preset["id"] != AUTO]
 
 
 async def load(client: Client, amount: Amount, folder: Path, smoke: bool) -> list[Goal]:

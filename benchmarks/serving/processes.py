@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from service.settings import ROOT
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -47,9 +49,10 @@ def server(module: str, *arguments: str, **settings: object) -> Iterator[Server]
                 process.communicate(timeout=60)
 
 
-def metric(text: str, name: str) -> float:
-    """The sum over all labels of a metric in Prometheus' text format."""
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}[ {{]", line))
+def metric(text: str, name: str, **labels: str) -> float:
+    """The sum over all series of a metric that have these labels, of a page in Prometheus' text format."""
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
 
 
 def _address(process: "subprocess.Popen[str]", command: list[str], log: IO[str]) -> str:
