@@ -12,7 +12,7 @@ from service.admission import Share
 from service.diffusion.types import Array
 from service.engines.contract import Engine, Ticket
 from service.enlargement import Enlargement, final, work
-from service.errors import Cancelled, DeadlineExceeded, EngineFailure
+from service.errors import Cancelled, DarkroomError, DeadlineExceeded, EngineFailure
 from service.metrics import Metrics
 from service.pipeline import Picture, Stopwatch, generate
 from service.progress import Pixels, Previewer, Progress
@@ -79,7 +79,11 @@ class Maker:
             picture = Picture(order.pixels, {})
         encoding = perf_counter()
         with self._counting(lambda: "upscale"):
-            data = self._file(order, number, picture, share, tell)
+            try:
+                data = self._file(order, number, picture, share, tell)
+            except DarkroomError as error:
+                error.__context__ = None  # nor does it bring along frames, which hold all keys and values
+                raise error.with_traceback(None) from None
         ended, parts = perf_counter(), {"queue": started - submitted, **picture.timings}
         order.ticket.trace.past("encode", encoding, ended)
         parts |= {"encode": ended - encoding - parts.get("upscale", 0.0), "total": ended - submitted}

@@ -222,6 +222,7 @@ class Gate:
             try:
                 self._execute(call.batch)
             finally:
+                call.batch = []  # no cycle: what the call was given goes with it
                 with self._lock:
                     self._free += 1
                     self._advance()
