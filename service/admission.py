@@ -1,8 +1,17 @@
-"""Who may come in: work is priced in seconds of the engine, and nobody is let into a wait that is too long."""
+"""Who may come in: work is priced in seconds of the engine, and nobody is let into a wait that is too long.
+
+Pictures in progress share the engine, those that wait follow in the order in which they are due. A request with a
+deadline is refused if it would be late, or would make one late that was let in.
+"""
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
 from time import monotonic
+from typing import NamedTuple
 
 from service.cost import Costs, Price
 from service.diffusion.explain import Evaluation
@@ -15,13 +24,32 @@ from service.recipe import Recipe
 
 MARGIN = 1.25  # estimates are means: admitted to the brim, half of it would be late
 GUESS = 5.0  # seconds for a picture of which nothing is known yet
+NOBODY = Ticket()
+
+
+class Stay(NamedTuple):
+    """Seconds from now until a picture is started and until it is done."""
+
+    start: float
+    end: float
+
+
+class Place(NamedTuple):
+    """Where an order stands: pictures that will be started before its first, seconds until that is started."""
+
+    ahead: int
+    seconds: float
 
 
 class Share:
     """One admitted picture: what is left of its price, and the rows that its guidance interval saves it."""
 
-    def __init__(self, price: Price | None, calls: Sequence[Evaluation]) -> None:
+    def __init__(
+        self, price: Price | None, calls: Sequence[Evaluation], ticket: Ticket = NOBODY, number: int = 0
+    ) -> None:
         self._price, self.left = price, price.left(0) if price else GUESS
+        self.turn = ticket.due, number  # the smallest of those that wait is started next
+        self.deadline, self.started = ticket.deadline, False
         self.samples = bool(calls)  # rather than being enlarged
         self.saved_rows = sum(max(len(call.rows) for call in calls) - len(call.rows) for call in calls)
 
@@ -38,13 +66,24 @@ class Share:
 
 
 class Admission:
-    """The work in the house, and the decision about more. ``places``: network calls that run at once."""
+    """The work in the house, and the decision about more.
+
+    ``places``: network calls that run at once; ``concurrency``: pictures in progress at once.
+    """
 
     def __init__(
-        self, costs: Costs, metrics: Metrics, budgets: Mapping[str, Budget], *, places: int, max_wait: float
+        self,
+        costs: Costs,
+        metrics: Metrics,
+        budgets: Mapping[str, Budget],
+        *,
+        places: int,
+        concurrency: int,
+        max_wait: float,
     ) -> None:
         self.costs, self._metrics = costs, metrics
-        self._places, self._max_wait, self._budgets = places, max_wait, budgets
+        self._places, self._concurrency = places, concurrency
+        self._max_wait, self._budgets, self._numbers = max_wait, budgets, count()
         self._lock = threading.Lock()
         self._shares: set[Share] = set()
         metrics.queued.set_function(self.load)
@@ -54,9 +93,13 @@ class Admission:
         with self._lock:
             return sum(share.left for share in self._shares)
 
-    def seconds(self, shares: Iterable[Share]) -> float:
-        """How long what is left of these keeps the engine busy."""
-        return sum(share.left for share in shares) / self._places
+    def place(self, share: Share) -> Place:
+        """Where this picture stands in the queue."""
+        shares = self._admitted()
+        if share.started or share not in shares:
+            return Place(0, 0.0)
+        ahead = sum(not other.started and other.turn < share.turn for other in shares)
+        return Place(ahead, self._forecast(shares)[share].start)
 
     def admit(
         self,
@@ -70,19 +113,20 @@ class Admission:
 
         What was accepted earlier is let in again: it was paid for, and its deadline ends it when it passes.
         """
-        calls = recipes[0].calls(model)
-        price = self.costs.price(recipes[0], model, calls)
-        shares = [Share(price, calls) for _ in recipes]
+        price, shares = self._shared(recipes[0], model, ticket, len(recipes))
         if not accepted:
             self._ask(shares, price, ticket)
         with self._lock:
             self._shares.update(shares)
         return shares
 
-    def needed(self, recipe: Recipe, model: ModelDescription, pictures: int = 1) -> float | None:
-        """The deadline that so many pictures of this recipe need, in seconds; None while a network has never run."""
-        price = self.costs.price(recipe, model, recipe.calls(model))
-        return None if price is None else MARGIN * (self.load() / self._places + self._seconds(price, pictures))
+    def needed(self, recipe: Recipe, model: ModelDescription, ticket: Ticket, pictures: int = 1) -> float | None:
+        """The deadline that so many pictures of this recipe need, in seconds; None while a network has never run.
+
+        Infinite where they would make others late.
+        """
+        price, shares = self._shared(recipe, model, ticket, pictures)
+        return None if price is None else self._needed(shares)
 
     def _ask(self, shares: Sequence[Share], price: Price | None, ticket: Ticket) -> None:
         """Raise unless there is room for these now."""
@@ -90,8 +134,8 @@ class Admission:
         if wait > self._max_wait:
             message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
-        if ticket.deadline is not None:
-            self._check(MARGIN * (wait + self._seconds(price, len(shares))), ticket.deadline)
+        if price and ticket.deadline is not None:
+            self._check(self._needed(shares), ticket.deadline)
         if ticket.tenant in self._budgets:
             self._spend(self._budgets[ticket.tenant], sum(share.left for share in shares))
 
@@ -111,12 +155,50 @@ class Admission:
         except Overloaded as error:
             raise self.refused("budget", error) from None
 
-    def _seconds(self, price: Price | None, pictures: int) -> float:
-        """How long they take by themselves, side by side as far as there are places. What is unknown takes nothing."""
-        return price.left(0) * max(1.0, pictures / self._places) if price else 0.0
+    def _shared(
+        self, recipe: Recipe | Enlargement, model: ModelDescription, ticket: Ticket, pictures: int
+    ) -> tuple[Price | None, list[Share]]:
+        """What each of so many pictures costs; their shares, admitted or not."""
+        calls = recipe.calls(model)
+        price = self.costs.price(recipe, model, calls)
+        return price, [Share(price, calls, ticket, next(self._numbers)) for _ in range(pictures)]
+
+    def _needed(self, shares: Sequence[Share]) -> float:
+        """Seconds until these are done; infinite if they would make others late."""
+        there, now = self._admitted(), monotonic()
+        alone, together = (self._forecast(those) for those in (there, [*there, *shares]))
+        late, made_late = (
+            {s for s in there if s.deadline is not None and MARGIN * stays[s].end > s.deadline - now}
+            for stays in (alone, together)
+        )
+        return inf if made_late - late else MARGIN * max(together[share].end for share in shares)
+
+    def _forecast(self, shares: Iterable[Share]) -> dict[Share, Stay]:
+        """What becomes of these if nothing else comes."""
+        waiting = deque(sorted((share for share in shares if not share.started), key=lambda share: share.turn))
+        stays = {share: Stay(0.0, 0.0) for share in shares if share.started}
+        running = [(share.left, share.turn, share) for share in stays]
+        heapify(running)
+        now = served = 0.0  # seconds from now; seconds of the engine that each in progress has had
+        while running or waiting:
+            while waiting and len(running) < self._concurrency:
+                share = waiting.popleft()
+                stays[share] = Stay(now, now)
+                heappush(running, (served + share.left, share.turn, share))
+            sharing = max(1.0, len(running) / self._places)
+            end, _, share = heappop(running)
+            now, served = now + (end - served) * sharing, end
+            stays[share] = stays[share]._replace(end=now)
+        return stays
+
+    def _admitted(self) -> set[Share]:
+        with self._lock:
+            return set(self._shares)
 
     def _check(self, needed: float, deadline: float) -> None:
         if needed > deadline - monotonic():
             self._metrics.deadlines.labels("refused").inc()
             message = f"about {needed * 1000:.0f} ms are needed now, more than the deadline leaves"
+            if needed == inf:
+                message = "until the deadline the engine is promised to others"
             raise self.refused("deadline", DeadlineExceeded(message, field="deadline_ms"))

@@ -45,7 +45,14 @@ def create_app(settings: Settings, engine: Engine | None = None, tracing: Tracin
     metrics, costs, tracing = Metrics(), Costs.kept(settings), tracing or open_tracing(settings.otlp_endpoint)
     gate = around(engine, settings, (metrics, costs)) if engine else open_engine(settings, (metrics, costs))
     keys = Keys(settings.keys_file)
-    admission = Admission(costs, metrics, keys.budgets, places=gate.places, max_wait=settings.max_wait_seconds)
+    admission = Admission(
+        costs,
+        metrics,
+        keys.budgets,
+        places=gate.places,
+        concurrency=settings.max_concurrency,
+        max_wait=settings.max_wait_seconds,
+    )
     runner = Runner(gate, metrics, admission, concurrency=settings.max_concurrency)
     for model in gate.models.values():
         metrics.model.labels(model.name, model.digest, gate.name, gate.precision).set(1)

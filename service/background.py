@@ -13,6 +13,7 @@ from functools import partial
 from time import monotonic, time
 from typing import Any, TypeVar
 
+from service.admission import Place
 from service.engines.contract import Ticket
 from service.enlargement import final
 from service.errors import Cancelled, Conflict, DarkroomError, EngineFailure, NotFound, Overloaded, Unavailable
@@ -20,7 +21,7 @@ from service.jobs import RETRY, Event, Job, Jobs
 from service.making import Made, News, Order, Preview
 from service.metrics import Metrics
 from service.recipe import Recipe
-from service.runner import Admitted, Place, Runner
+from service.runner import Admitted, Runner
 from service.settings import Settings
 
 log = logging.getLogger("darkroom")
@@ -61,6 +62,7 @@ class Background:
     def __init__(self, jobs: Jobs, runner: Runner, metrics: Metrics, settings: Settings, settle: Settle) -> None:
         self._jobs, self._runner, self._metrics, self._settle = jobs, runner, metrics, settle
         self.keep, self._room = settings.jobs_keep_seconds, settings.jobs_max_bytes
+        self._patience = settings.max_wait_seconds
         self._live: dict[str, Live] = {}
         self._accepting = asyncio.Lock()
 
@@ -247,7 +249,7 @@ class Background:
     def _order(self, job: Job, left: Sequence[int]) -> Order:
         spec = job.spec
         deadline = spec["deadline"] and monotonic() + spec["deadline"] - time()
-        ticket = Ticket(spec["request_id"], tenant=job.owner, deadline=deadline)
+        ticket = Ticket(spec["request_id"], tenant=job.owner, deadline=deadline, patience=self._patience)
         recipes = [self._settle(spec["recipes"][number]) for number in left]
         return Order(recipes, spec["output_format"], spec["quality"], spec["previews"], ticket)
 

@@ -129,12 +129,13 @@ def admitting(settings: "Settings") -> "tuple[Gate, Admission]":
 
     costs = Costs.kept(settings)
     engine = opened(settings, costs)
-    return engine, Admission(costs, Metrics(), {}, places=engine.places, max_wait=inf)
+    return engine, Admission(costs, Metrics(), {}, places=engine.places, concurrency=1, max_wait=inf)
 
 
 def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tuple[Gate, Recipe, Admission]":
     """The engine, the recipe that the command line asks it for, and what judges its deadline."""
     from service.api import auto
+    from service.engines.contract import Ticket
     from service.recipe import load_presets
 
     settings = settings_with(given)
@@ -142,7 +143,7 @@ def prepared(file: Path | None, given: dict[str, Any], **fallback: Any) -> "tupl
     asked = wanted(file, given, **fallback)
 
     def needed(recipe: "Recipe") -> float | None:
-        return admission.needed(recipe, engine.models[recipe.model])
+        return admission.needed(recipe, engine.models[recipe.model], Ticket())
 
     presets, deadline_ms = load_presets(settings.presets_dir), given.get("deadline_ms")
     return engine, auto.resolved(asked, settings, engine, presets, deadline_ms, None, needed), admission

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import partial
+from heapq import heappop, heappush
 from time import monotonic, perf_counter
-from typing import NamedTuple
 
-from service.admission import Admission, Share
+from service.admission import Admission, Place, Share
 from service.engines.contract import Engine, Ticket
 from service.enlargement import Enlargement
 from service.errors import Cancelled, DeadlineExceeded, EngineFailure, Unavailable
@@ -22,13 +22,6 @@ PROBE_LIMIT = 20.0  # seconds a probe of the idle engine may take
 DRAINING = "draining: this server is about to stop"
 
 
-class Place(NamedTuple):
-    """Where an order stands: pictures that will be started before its first, seconds until that is started."""
-
-    ahead: int
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Admitted:
     """An order in the house. ``pictures`` cancelled is work stopped at its next network call."""
@@ -39,14 +32,15 @@ class Admitted:
 
 
 class Runner:
-    """At most ``concurrency`` pictures at once; others wait as admission allows."""
+    """At most ``concurrency`` pictures at once; others wait as admission allows, what is due first goes first."""
 
     def __init__(self, engine: Engine, metrics: Metrics, admission: Admission, *, concurrency: int) -> None:
         self._engine, self._metrics, self._admission = engine, metrics, admission
         self._maker = Maker(engine, metrics)
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sampler")
         self._lock = threading.Lock()
-        self._futures: dict[Future[Made], Share] = {}  # admitted and not done, in order
+        self._futures: dict[Future[Made], Share] = {}  # admitted and not done
+        self._waiting: list[tuple[tuple[float, int], Future[Made], Callable[[], Made]]] = []  # a heap
         self._tickets: list[Ticket] = []
         self._busy_since = 0.0
         self._probe: asyncio.Future[None] | None = None
@@ -64,7 +58,7 @@ class Runner:
         futures = [self._submit(order, number, share, tell) for number, share in enumerate(shares)]
         pictures = asyncio.gather(*map(asyncio.wrap_future, futures))
         pictures.add_done_callback(lambda _: self._settle(order, futures))
-        return Admitted(order, pictures, lambda: self._place_of(futures[0]))
+        return Admitted(order, pictures, lambda: self._admission.place(shares[0]))
 
     async def finish(self, admitted: Admitted) -> list[Made]:
         """The pictures of an order, or why there are none. Cancelling this call cancels the order."""
@@ -87,9 +81,9 @@ class Runner:
         """What progress counts."""
         return self._maker.steps(recipe)
 
-    def needed(self, recipe: Recipe, pictures: int = 1) -> float | None:
+    def needed(self, recipe: Recipe, ticket: Ticket, pictures: int = 1) -> float | None:
         """The deadline that so many pictures of this recipe need, in seconds, beside the queue; None: not known yet."""
-        return self._admission.needed(recipe, self._engine.models[recipe.model], pictures)
+        return self._admission.needed(recipe, self._engine.models[recipe.model], ticket, pictures)
 
     async def make(self, order: Order) -> list[Made]:
         """All pictures of an order, concurrently."""
@@ -110,7 +104,9 @@ class Runner:
         """Stop what is in progress at its next network call, then release the engine."""
         self.drain()
         self.cancel()
-        self._pool.shutdown(cancel_futures=True)
+        for future in list(self._futures):
+            future.cancel()
+        self._pool.shutdown()
         self._engine.close()
 
     async def ready(self) -> None:
@@ -148,11 +144,27 @@ class Runner:
         return shares
 
     def _submit(self, order: Order, number: int, share: Share, tell: Tell) -> "Future[Made]":
+        future: Future[Made] = Future()
         with self._lock:
-            future = self._pool.submit(self._maker.picture, order, number, share, tell, perf_counter())
             self._futures[future] = share
+            make: Callable[[], Made] = partial(self._maker.picture, order, number, share, tell, perf_counter())
+            heappush(self._waiting, (share.turn, future, make))
         future.add_done_callback(lambda done: self._release(done, share))
+        self._pool.submit(self._next)
         return future
+
+    def _next(self) -> None:
+        """Make the picture that is due first of those that wait."""
+        with self._lock:
+            _, future, make = heappop(self._waiting)
+            if not future.set_running_or_notify_cancel():
+                return
+            self._futures[future].started = True
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            future.set_exception(error)
+            del future  # or the error would hold itself, by this frame
 
     def _release(self, future: "Future[Made]", share: Share) -> None:
         self._admission.release(share)
@@ -167,10 +179,3 @@ class Runner:
         for future in futures:
             future.cancel()
         self._tickets.remove(order.ticket)
-
-    def _place_of(self, future: "Future[Made]") -> Place:
-        with self._lock:
-            waits = future in self._futures and not future.running()
-            before = list(takewhile(lambda other: other is not future, self._futures)) if waits else []
-            seconds = self._admission.seconds(self._futures[other] for other in before)
-            return Place(sum(not other.running() for other in before), seconds)

@@ -37,7 +37,7 @@ def running(
     metrics, costs = metrics or Metrics(), costs or Costs()
     if not isinstance(engine, Gate):
         engine = Gate(engine or GaussianEngine(), in_flight=concurrency, observers=[metrics, costs])
-    admission = Admission(costs, metrics, {}, places=engine.places, max_wait=max_wait)
+    admission = Admission(costs, metrics, {}, places=engine.places, concurrency=concurrency, max_wait=max_wait)
     runner = Runner(engine, metrics, admission, concurrency=concurrency)
     try:
         yield runner

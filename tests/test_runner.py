@@ -3,6 +3,9 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from dataclasses import replace
+from itertools import groupby
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -83,6 +86,36 @@ def test_at_most_so_many_run_and_the_others_wait() -> None:
     with running(engine, concurrency=2, metrics=metrics) as runner:
         asyncio.run(scene())
         assert runner.idle
+
+
+@pytest.mark.parametrize("seconds", [[None] * 5, [400, None, 200, 300, 200], [200, 400, None, None, 350]])
+def test_what_is_due_first_goes_first_and_everyone_knows_their_place(seconds: list[float | None]) -> None:
+    """Without a deadline it is due 300 seconds after it came; of those due at once, the first to come."""
+    engine, now, hours = Held(), monotonic(), 3600.0
+    tickets = [
+        Ticket(str(number), deadline=due and now + due + hours, arrived=now + hours, patience=300)
+        for number, due in enumerate(seconds)
+    ]
+    expected = sorted(range(5), key=lambda number: seconds[number] or 300.0)
+
+    async def scene() -> None:
+        held = asyncio.create_task(runner.make(order(request_id="held")))
+        await until(lambda: engine.calls)
+        admitted = [runner.start(replace(order(), ticket=ticket)) for ticket in tickets]
+        assert [one.place().ahead for one in admitted] == [expected.index(number) for number in range(5)]
+        leaver = expected.pop(2)
+        admitted[leaver].pictures.cancel()
+        await until(lambda: metrics.registry.get_sample_value("darkroom_pictures_waiting") == 4)
+        assert not engine.go.is_set()
+        assert [admitted[number].place().ahead for number in expected] == [0, 1, 2, 3]
+        engine.go.set()
+        await asyncio.gather(held, *(runner.finish(admitted[number]) for number in expected))
+        await until(lambda: runner.idle)
+
+    metrics = Metrics()
+    with running(engine, concurrency=1, metrics=metrics) as runner:
+        asyncio.run(scene())
+    assert [name for name, _ in groupby(ticket.request_id for ticket in engine.calls)] == ["held", *map(str, expected)]
 
 
 def test_cancelling_the_caller_stops_the_work_at_the_next_call_and_frees_the_queue() -> None:

@@ -27,7 +27,8 @@ def resolved(
     """The recipe of a request, noted for the log without its prompts."""
     count = asked.n or 1 if isinstance(asked, schemas.ImageRequest) else 1
     known, limit = (house.settings, house.engine, house.presets), asked.deadline_ms
-    recipe = auto.resolved(asked, *known, limit, key, lambda recipe: house.runner.needed(recipe, count))
+    ticket = _ticket(house, record, key, limit)
+    recipe = auto.resolved(asked, *known, limit, key, lambda recipe: house.runner.needed(recipe, ticket, count))
     record |= {"preset": recipe.preset or "none", "recipe": recipe.model_dump(mode="json", exclude=PRIVATE)}
     return recipe
 
@@ -59,8 +60,7 @@ def order(
         record["user"] = asked.user
     if asked.partial_images is not None and not (asked.stream or job):
         raise InvalidRequest("previews travel in a stream; add stream: true", field="partial_images")
-    deadline = None if asked.deadline_ms is None else time.monotonic() + asked.deadline_ms / 1000
-    ticket = Ticket(record["request_id"], tenant=key.name if key else "", deadline=deadline)
+    ticket = _ticket(house, record, key, asked.deadline_ms)
     streamed = media == "image/png" and first.upscale is not None
     return Order(recipes, output_format, quality, asked.partial_images or 0, ticket, streamed=streamed)
 
@@ -72,8 +72,13 @@ def enlargement(
     pixels = uploads.opened(data, house.settings.max_pixels / asked.factor**2)
     recipe = asked.resolved(house.settings, house.engine, pixels.shape[1], pixels.shape[0])
     record["recipe"] = recipe.model_dump(mode="json")
-    ticket = Ticket(record["request_id"], tenant=key.name if key else "")
-    return Order([recipe], ticket=ticket, pixels=pixels, streamed=media == "image/png")
+    return Order([recipe], ticket=_ticket(house, record, key), pixels=pixels, streamed=media == "image/png")
+
+
+def _ticket(house: Parts, record: dict[str, Any], key: Key | None, deadline_ms: int | None = None) -> Ticket:
+    deadline = None if deadline_ms is None else time.monotonic() + deadline_ms / 1000
+    tenant, patience = key.name if key else "", house.settings.max_wait_seconds
+    return Ticket(record["request_id"], tenant=tenant, deadline=deadline, patience=patience)
 
 
 def _file(asked: schemas.ImageRequest, media: str) -> tuple[images.Format, int]:

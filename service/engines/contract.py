@@ -1,6 +1,7 @@
 """The engine protocol and the self-description of a model: all the gateway knows about networks."""
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -169,14 +170,21 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Ticket:
-    """What the gate knows of the request behind a call. ``deadline`` is on the time.monotonic() clock."""
+    """What the gate knows of the request behind a call. Times are on the time.monotonic() clock."""
 
     request_id: str = ""
     tenant: str = ""
     cost: float = 0.0  # estimated compute seconds
     deadline: float | None = None
+    patience: float = math.inf  # seconds after which, without a deadline, nothing that comes later goes first
+    arrived: float = field(default_factory=time.monotonic)
     cancelled: threading.Event = field(default_factory=threading.Event)
     trace: Trace = field(default_factory=CURRENT.get)
+
+    @property
+    def due(self) -> float:
+        """What is due first goes first, in the queue and in the gate."""
+        return self.arrived + self.patience if self.deadline is None else self.deadline
 
     def check(self) -> None:
         """Raise Cancelled or DeadlineExceeded if this request must not go on."""

@@ -277,16 +277,20 @@ def test_deadlines_order_the_calls_of_a_tenant_and_size_and_take_nothing_from_ot
     flows = [("one", 8), ("one", 16), ("two", 8)]
     arrived = [(flows[i], rng.choice([None, 5.0, 6.0, 7.0])) for i in rng.integers(len(flows), size=40)]
 
-    def served(*, deadlines: bool) -> list[tuple[tuple[str, int], float | None, int]]:
+    def served(*, deadlines: bool) -> list[tuple[tuple[str, int], float, int]]:
         queue = _Queue()
         for number, ((tenant, side), deadline) in enumerate(arrived):
-            ticket = Ticket(tenant=tenant, deadline=deadline if deadlines else None)
+            limits = {"deadline": deadline, "arrived": 0.5, "patience": 6.0} if deadlines else {}
+            ticket = Ticket(tenant=tenant, **limits)
             queue.add(_Call(NAME, "unet", ticket, lambda _: [], (number,), size=(side, side), work=side * side))
         calls = [call for _ in arrived for call in queue.take(0)]
-        return [((call.ticket.tenant, call.size[0]), call.ticket.deadline, call.arguments[0]) for call in calls]
+        return [
+            ((call.ticket.tenant, call.size[0]), arrived[call.arguments[0]][1] or 6.5, call.arguments[0])
+            for call in calls
+        ]
 
     ordered, plain = served(deadlines=True), served(deadlines=False)
     assert [flow for flow, *_ in ordered] == [flow for flow, *_ in plain]
     for flow in flows:
-        mine = [(np.inf if deadline is None else deadline, number) for of, deadline, number in ordered if of == flow]
+        mine = [(due, number) for of, due, number in ordered if of == flow]
         assert mine == sorted(mine)
