@@ -1,4 +1,4 @@
-"""What a block costs, and what a picture holds in memory at growing heights: python -m benchmarks.upscaling COMMAND.
+"""What a block costs, what a picture holds in memory, what tiles would spoil: python -m benchmarks.upscaling COMMAND.
 
 The network's weights are random: neither time nor memory depends on them.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import numpy as np
@@ -17,11 +18,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import upscaling_tiles
 from benchmarks.ceiling import gemm_peak
 from benchmarks.timing import interleave
 from benchmarks.upscaling_memory import MIB, Point, enlargement, measured, plot, slope
 from export import upsampler
 from export.repository import add
+from export.weights import rebuild
 from service.engines.contract import Surroundings, Ticket, Upsampler
 from service.engines.dispatch import Gate
 from service.engines.embedded import EmbeddedEngine
@@ -30,10 +33,13 @@ from service.settings import Settings
 from service.upscale import Upscale, upscale
 from service.upscaling.options import Upscaling
 from training import config, upsampling
+from training.autoencoder import Pca
 from training.upsampler import Upsampler as Net
 
 MODEL = "postcard"
+PCA = Path(config.__file__).with_name("encoder_pca.npz")
 SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.0)
+MARGINS = (0, 4, 16)  # cells around a tile
 ROWS = (1, 2, 4, 8)
 HEIGHTS = (1024, 2048, 4096, 8192)
 
@@ -128,6 +134,27 @@ def memory(width: int, network_width: int, file: Path | None) -> None:
     click.echo(f"keys, values and x of all blocks at once, computed: {slope(at_once):.0f} MiB for 1,024 rows")
     if file:
         plot({**series, f"all blocks at once, {network_width} wide (computed)": at_once}, file)
+
+
+@main.command()
+@click.option("--factor", default=4, show_default=True, help="By how much larger the latent is than the model's own.")
+@click.option("--tile", default=32, show_default=True, help="Cells of the latent along a tile.")
+def tiles(factor: int, tile: int) -> None:
+    """Decode a large latent in tiles, and compare with the whole."""
+    vae = rebuild(Settings().model_repository, MODEL).vae.eval().requires_grad_(False)
+    engine = EmbeddedEngine(Settings().model_repository, open_runtime(Settings()))
+    z = upscaling_tiles.latent(engine, MODEL, Pca.load(PCA), factor)
+    engine.close()
+    compared("as it is", vae, z, tile)
+    with upscaling_tiles.frozen(vae, z):
+        compared("with the whole's mean and variance in every norm", vae, z, tile)
+
+
+def compared(name: str, vae: Any, z: torch.Tensor, tile: int) -> None:
+    """What a pixel depends on, and the errors of tiles, printed."""
+    click.echo(f"{name}: a pixel depends on {upscaling_tiles.reach(vae, z)} of {z.shape[-1]} columns")
+    for margin, mean, most in upscaling_tiles.errors(vae, z, tile, MARGINS):
+        click.echo(f"  {tile} cells and {margin} around: {mean:.2f} levels of 255 in the mean, {most} at most")
 
 
 def told(run: Callable[[int], Callable[[], None]], heights: Sequence[int], width: int) -> list[Point]:
