@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -20,7 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import upscaling_tiles
 from benchmarks.ceiling import gemm_peak
+from benchmarks.serving.processes import server
 from benchmarks.timing import interleave
+from benchmarks.upscaling_beside import latencies
 from benchmarks.upscaling_memory import MIB, Point, enlargement, measured, plot, slope
 from export import upsampler
 from export.repository import add
@@ -31,7 +33,7 @@ from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import open_runtime
 from service.settings import Settings
 from service.upscale import Upscale, upscale
-from service.upscaling.options import Upscaling
+from service.upscaling.options import Method, Upscaling
 from training import config, upsampling
 from training.autoencoder import Pca
 from training.upsampler import Upsampler as Net
@@ -52,13 +54,19 @@ def gflop(net: Net) -> float:
     return float(counter.get_total_flops() / 1e9)
 
 
-def open_engine(net: Net, folder: Path) -> EmbeddedEngine:
+def equipped(net: Net, folder: Path) -> Settings:
     """The shipped model with this upsampler beside it."""
     settings = Settings(model_repository=folder / "repository", cache_dir=folder / "cache")
     shutil.copytree(Settings().model_repository, settings.model_repository)
     s = net.sizes
     facts = Upsampler(block=s.block, factor=s.factor, thumbnail=s.thumbnail, sigma_min=SIGMAS[-2], sigma_max=SIGMAS[0])
     add(upsampler.Upsampler(net), settings.model_repository, MODEL, upsampler=facts)
+    return settings
+
+
+def open_engine(net: Net, folder: Path) -> EmbeddedEngine:
+    """The embedded engine on it."""
+    settings = equipped(net, folder)
     return EmbeddedEngine(settings.model_repository, open_runtime(settings))
 
 
@@ -134,6 +142,25 @@ def memory(width: int, network_width: int, file: Path | None) -> None:
     click.echo(f"keys, values and x of all blocks at once, computed: {slope(at_once):.0f} MiB for 1,024 rows")
     if file:
         plot({**series, f"all blocks at once, {network_width} wide (computed)": at_once}, file)
+
+
+@main.command()
+@click.option("--requests", default=10, show_default=True, help="Of each kind in a round.")
+@click.option("--rounds", default=6, show_default=True)
+def beside(requests: int, rounds: int) -> None:
+    """Send default requests alone, then while one picture of 4096 x 4096 is made."""
+    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
+    queries = {f"beside 4096 x 4096, {method}": f"factor=16&method={method}" for method in get_args(Method)}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = equipped(net, Path(folder))
+        given = {"model_repository": settings.model_repository, "cache_dir": settings.cache_dir, "port": 0}
+        with server("service", "serve", **given) as running:
+            found = latencies(running.address, queries, requests, rounds)
+    alone = np.percentile(found["alone"], [50, 95])
+    for name, seconds in found.items():
+        p50, p95 = np.percentile(seconds, [50, 95])
+        times = f"{p50 / alone[0]:.2f} and {p95 / alone[1]:.2f} times"
+        click.echo(f"{name}: {len(seconds)} requests, median {p50:.3f} s, p95 {p95:.3f} s; {times}")
 
 
 @main.command()

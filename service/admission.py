@@ -130,9 +130,9 @@ class Admission:
 
     def _ask(self, shares: Sequence[Share], price: Price | None, ticket: Ticket) -> None:
         """Raise unless there is room for these now."""
-        wait = self.load() / self._places
+        wait = self._wait(shares)
         if wait > self._max_wait:
-            message = f"about {wait:.0f} s of work are waiting, more than the {self._max_wait:.0f} s allowed"
+            message = f"about {wait:.0f} s would be waited for others, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
         if price and ticket.deadline is not None:
             self._check(self._needed(shares), ticket.deadline)
@@ -162,6 +162,11 @@ class Admission:
         calls = recipe.calls(model)
         price = self.costs.price(recipe, model, calls)
         return price, [Share(price, calls, ticket, next(self._numbers)) for _ in range(pictures)]
+
+    def _wait(self, shares: Sequence[Share]) -> float:
+        """Seconds by which those already there delay these: a long picture in progress beside them, by little."""
+        alone, together = (self._forecast(those) for those in (shares, [*self._admitted(), *shares]))
+        return max(together[share].end for share in shares) - max(stay.end for stay in alone.values())
 
     def _needed(self, shares: Sequence[Share]) -> float:
         """Seconds until these are done; infinite if they would make others late."""

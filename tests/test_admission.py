@@ -45,13 +45,25 @@ def test_the_load_is_what_admitted_pictures_still_need() -> None:
 
 
 def test_nobody_is_let_into_a_wait_that_is_too_long() -> None:
-    house = admission(places=2, max_wait=10.0)
+    house = admission(places=1, concurrency=1, max_wait=10.0)
     admit(house, 100)  # whatever its price: it waits for nobody
-    assert house.load() / 2 == 13.75
+    assert house.load() == 27.5
     with pytest.raises(Overloaded) as refused:
         admit(house, 1)
-    assert refused.value.retry_after == 3.75
-    assert house.load() / 2 == 13.75
+    assert refused.value.retry_after == 17.5
+    assert house.load() == 27.5
+
+
+def test_a_long_picture_keeps_no_short_one_out() -> None:
+    """They share the engine: each waits for no more than as much of the other's work as it has itself."""
+    house, own = admission(places=1, max_wait=10.0), STEP + REST
+    admit(house, 200)
+    short = int(10 / own)
+    for _ in range(short):
+        admit(house, 1)
+    with pytest.raises(Overloaded):
+        admit(house, 1)
+    assert short == 3
 
 
 def test_a_deadline_is_refused_exactly_when_the_price_says_so() -> None:
