@@ -1,7 +1,9 @@
 # Three images: cpu (the default: makes pictures on its own), gateway (before Triton; no torch, no weights), triton (export,
-# and plans if its base is NVIDIA's). docs/docker.md has the commands.
+# and plans if its base is NVIDIA's). docs/deploy.md has the commands.
 ARG BASE=python:3.11-slim-bookworm
 ARG TRITON_BASE=${BASE}
+# nothing at run time downloads, installs or tests; tokenizers asks for these and imports none of them
+ARG NEEDLESS="huggingface-hub hf-xet filelock fsspec httpx2 httpcore2 truststore pyyaml tqdm setuptools pip"
 
 FROM ${BASE} AS build-gateway
 ARG PIP_ARGS=""
@@ -11,13 +13,16 @@ COPY service service
 RUN python3 -m venv /opt/darkroom \
  && /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[otel]"
 
-FROM build-gateway AS build-cpu
-RUN /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[embedded,otel]" \
- && /opt/darkroom/bin/pip uninstall -y hf-xet setuptools pip
-
-# nothing at run time downloads or installs
 FROM build-gateway AS slim-gateway
-RUN /opt/darkroom/bin/pip uninstall -y hf-xet setuptools pip
+ARG NEEDLESS
+RUN /opt/darkroom/bin/pip uninstall -y ${NEEDLESS} \
+ && find /opt/darkroom/lib -type d -name tests -prune -exec rm -r {} +
+
+FROM build-gateway AS slim-cpu
+ARG NEEDLESS
+RUN /opt/darkroom/bin/pip install --no-cache-dir --disable-pip-version-check ${PIP_ARGS} ".[embedded,otel]" \
+ && /opt/darkroom/bin/pip uninstall -y ${NEEDLESS} \
+ && find /opt/darkroom/lib -type d -name tests -prune -exec rm -r {} +
 
 FROM ${BASE} AS base
 RUN useradd --uid 10001 --user-group --create-home darkroom && install -d -o darkroom -g darkroom /cache
@@ -51,5 +56,5 @@ USER 10001
 CMD ["tritonserver", "--model-repository=/model_repository", "--model-control-mode=explicit", "--load-model=*"]
 
 FROM base AS cpu
-COPY --from=build-cpu /opt/darkroom /opt/darkroom
+COPY --from=slim-cpu /opt/darkroom /opt/darkroom
 COPY model_repository /model_repository
