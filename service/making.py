@@ -85,7 +85,7 @@ class Maker:
                 error.__context__ = None  # nor does it bring along frames, which hold all keys and values
                 raise error.with_traceback(None) from None
         ended, parts = perf_counter(), {"queue": started - submitted, **picture.timings}
-        order.ticket.trace.past("encode", encoding, ended)
+        order.ticket.trace.past("upscale" if recipe.upscale else "encode", encoding, ended)
         parts |= {"encode": ended - encoding - parts.get("upscale", 0.0), "total": ended - submitted}
         for part in PARTS & parts.keys():
             self._metrics.parts.labels(recipe.preset, part).observe(parts[part])

@@ -1,7 +1,7 @@
 """OpenTelemetry traces of requests, W3C trace context in and out; off unless the settings name a collector.
 
-One server span for a request; under it its wait, its network calls (each with its wait in the gate) and its encoding.
-No prompt is in any of them.
+One server span for a request; under it its wait, its network calls (each with its wait in the gate) and its encoding,
+or its enlargement, whose file is written as it grows. No prompt is in any of them.
 """
 # ruff: noqa: ARG002 (a trace that records nothing needs no arguments)
 

@@ -86,6 +86,14 @@ def test_a_request_is_one_span_with_its_parts_under_it(tmp_path: Path) -> None:
     }
 
 
+def test_an_enlargement_is_a_span_of_its_own(tmp_path: Path) -> None:
+    with traced(tmp_path) as (client, exporter):
+        body = {**BODY, "upscale": {"factor": 4, "method": "lanczos"}}
+        assert client.post(ROUTE, json=body).status_code == 200
+        _, parts = split(exporter.get_finished_spans())
+    assert [part.name for part in parts][-2:] == ["vae_decoder", "upscale"]
+
+
 def test_no_span_tells_the_prompt(tmp_path: Path) -> None:
     with traced(tmp_path) as (client, exporter):
         for body in (BODY, {**BODY, "stream": True}, {**BODY, "sampler": SECRET}, {**BODY, "seed": -1}):
