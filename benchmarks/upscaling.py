@@ -6,8 +6,10 @@ The network's weights are random: neither time nor memory depends on them.
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -23,7 +25,7 @@ from benchmarks.ceiling import gemm_peak
 from benchmarks.serving.processes import server
 from benchmarks.timing import interleave
 from benchmarks.upscaling_beside import latencies
-from benchmarks.upscaling_memory import MIB, Point, enlargement, measured, plot, slope
+from benchmarks.upscaling_memory import MIB, Point, at_once, enlargement, measured, plot, slope
 from export import upsampler
 from export.repository import add
 from export.weights import rebuild
@@ -129,19 +131,24 @@ def memory(width: int, network_width: int, file: Path | None) -> None:
         engine = open_engine(net, Path(folder))
         gate = Gate(engine, in_flight=1)
         series = {
-            f"lanczos, {width} wide": told(partial(enlargement, gate, MODEL, plain, width), HEIGHTS, width),
+            f"lanczos, {width} wide": told(measured(partial(enlargement, gate, MODEL, plain, width), HEIGHTS), width),
             f"network, {network_width} wide": told(
-                partial(enlargement, gate, MODEL, network, network_width), [h // 2 for h in HEIGHTS], network_width
+                measured(partial(enlargement, gate, MODEL, network, network_width), [h // 2 for h in HEIGHTS]),
+                network_width,
             ),
         }
         engine.close()
     # keys and values in half precision, x in single
     each = np.prod(net.sizes.cache) * 2 + 3 * net.sizes.block**2 * 4
     count = network_width / net.sizes.block**2
-    at_once = [Point(h // 2, h // 2 * count * each / MIB, 0.0) for h in HEIGHTS]
-    click.echo(f"keys, values and x of all blocks at once, computed: {slope(at_once):.0f} MiB for 1,024 rows")
+    computed = [Point(h // 2, h // 2 * count * each / MIB, 0.0) for h in HEIGHTS]
+    click.echo(f"keys, values and x of all blocks at once, computed: {slope(computed):.0f} MiB for 1,024 rows")
+    series[f"keys, values and x of all blocks, {network_width} wide (computed)"] = computed
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        whole = list(pool.map(at_once, [network_width] * len(HEIGHTS), [h // 2 for h in HEIGHTS]))
+    series[f"all blocks at once by torch, {network_width} wide"] = told(whole, network_width)
     if file:
-        plot({**series, f"all blocks at once, {network_width} wide (computed)": at_once}, file)
+        plot(series, file)
 
 
 @main.command()
@@ -184,9 +191,8 @@ def compared(name: str, vae: Any, z: torch.Tensor, tile: int) -> None:
         click.echo(f"  {tile} cells and {margin} around: {mean:.2f} levels of 255 in the mean, {most} at most")
 
 
-def told(run: Callable[[int], Callable[[], None]], heights: Sequence[int], width: int) -> list[Point]:
+def told(points: Sequence[Point], width: int) -> Sequence[Point]:
     """The points of one way to enlarge, printed."""
-    points = measured(run, heights)
     for height, mib, seconds in points:
         speed = width * height / seconds / 1e6
         click.echo(f"{width} x {height}: {mib:.1f} MiB above idle, {seconds:.1f} s, {speed:.2f} Mpixel/s")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from service.engines.contract import Engine, Ticket
 from service.enlargement import Enlargement, final
 from service.png import png
 from service.upscale import enlarged
 from service.upscaling.options import Upscaling
+from training import config, upsampling
+from training.upsampler import Upsampler
 
 MIB = 2**20
 SETTLE = 10  # seconds in which the engine compiles, in the background, what it was asked for
@@ -57,6 +60,29 @@ def measured(run: Callable[[int], Callable[[], None]], heights: Sequence[int]) -
     return points
 
 
+def at_once(width: int, height: int) -> Point:
+    """One evaluation of all blocks of a picture by torch in fp32, its attention under the mask of blocks.
+
+    Meant for a process of its own.
+    """
+    torch.set_num_threads(1)
+    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
+    _picture(net, net.sizes.block, net.sizes.block)
+    idle, start = _kib("VmRSS"), time.perf_counter()
+    Path("/proc/self/clear_refs").write_text("5")
+    _picture(net, width, height)
+    return Point(height, (_kib("VmHWM") - idle) / 1024, time.perf_counter() - start)
+
+
+@torch.no_grad()
+def _picture(net: Upsampler, width: int, height: int) -> None:
+    s, generator = net.sizes, torch.Generator().manual_seed(0)
+    margin = 2 * s.block
+    shapes = (height, width), ((height + margin) // s.factor, (width + margin) // s.factor), (s.thumbnail, s.thumbnail)
+    base, lowres, thumbnail = (torch.rand((1, 3, *shape), generator=generator) for shape in shapes)
+    net.picture(base, torch.full((1,), 0.3), base, lowres, thumbnail)
+
+
 def slope(points: Sequence[Point]) -> float:
     """MiB for 1,024 rows more."""
     return float(np.polyfit([point.height for point in points], [point.mib for point in points], 1)[0] * 1024)
@@ -72,8 +98,9 @@ def plot(series: dict[str, Sequence[Point]], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for label, points in series.items():
         axes.plot([point.height for point in points], [point.mib for point in points], "o-", label=label)
-    axes.set(xlabel="height of the file, pixels", ylabel="MiB above the idle process", ylim=(-5, 120))
-    axes.legend()
+    axes.set(xlabel="height of the file, pixels", ylabel="MiB above the idle process")
+    axes.set_yscale("symlog", linthresh=10)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
