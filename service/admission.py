@@ -180,8 +180,9 @@ class Admission:
 
     def _forecast(self, shares: Iterable[Share]) -> dict[Share, Stay]:
         """What becomes of these if nothing else comes."""
-        waiting = deque(sorted((share for share in shares if not share.started), key=lambda share: share.turn))
-        stays = {share: Stay(0.0, 0.0) for share in shares if share.started}
+        started = {share: share.started for share in shares}  # looked at once: worker threads change it
+        waiting = deque(sorted((share for share in started if not started[share]), key=lambda share: share.turn))
+        stays = {share: Stay(0.0, 0.0) for share in started if started[share]}
         running = [(share.left, share.turn, share) for share in stays]
         heapify(running)
         now = served = 0.0  # seconds from now; seconds of the engine that each in progress has had

@@ -196,3 +196,26 @@ def test_who_has_no_deadline_is_due_when_patience_ends() -> None:
     house.release(shares[4])
     assert house.place(shares[4]) == Place(0, 0.0)
     assert house.place(shares[1]) == Place(0, own)
+
+
+class Starting(Share):
+    """A worker takes it as soon as somebody has seen it wait."""
+
+    looked = False
+
+    @property
+    def started(self) -> bool:  # type: ignore[override]
+        before, self.looked = self.looked, True
+        return before
+
+    @started.setter
+    def started(self, _: bool) -> None:
+        pass
+
+
+def test_a_picture_that_is_started_meanwhile_is_counted_once() -> None:
+    house, wanted = admission(places=1), recipe(steps=10, guidance_scale=1.0)
+    calls = wanted.calls(MODEL)
+    starting = Starting(house.costs.price(wanted, MODEL, calls), calls)
+    (share,) = admit(house, 10)
+    assert [stay.end for stay in house._forecast([starting, share]).values()] == [2 * (10 * STEP + REST)] * 2
