@@ -26,11 +26,12 @@ from service.background import Background
 from service.cost import Costs
 from service.engines.contract import Engine
 from service.engines.factory import around, open_engine
+from service.enlargement import Enlargement
 from service.errors import DarkroomError, Unavailable
 from service.jobs import Jobs
 from service.keys import Keys
 from service.metrics import Metrics
-from service.recipe import Overrides, Preset, Recipe, load_presets, resolve
+from service.recipe import Preset, Recipe, load_presets, stored
 from service.runner import Runner
 from service.settings import Settings
 from service.tracing import Tracing, open_tracing
@@ -91,14 +92,12 @@ def background(
 ) -> Background | None:
     """Long work, where the settings have a folder for it."""
 
-    def settled(fields: Mapping[str, Any]) -> Recipe:
-        stored, here = Overrides.parse(fields), (engine.name, engine.precision)
-        steps = fields["num_inference_steps"]
-        return resolve(stored, presets, engine.models, *here, max_steps=steps, max_pixels=math.inf)
+    def settle(fields: Mapping[str, Any]) -> Recipe | Enlargement:
+        return stored(fields, presets, engine.models, engine.name, engine.precision)
 
     if settings.jobs_dir is None:
         return None
-    return Background(Jobs(settings.jobs_dir, metrics), runner, metrics, settings, settled)
+    return Background(Jobs(settings.jobs_dir, metrics), runner, metrics, settings, settle)
 
 
 async def warm(runner: Runner) -> None:

@@ -8,14 +8,16 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from time import monotonic, time
 from typing import Any, TypeVar
 
+from service import uploads
 from service.admission import Place
 from service.engines.contract import Ticket
-from service.enlargement import final
+from service.enlargement import Enlargement, final
 from service.errors import Cancelled, Conflict, DarkroomError, EngineFailure, NotFound, Overloaded, Unavailable
 from service.jobs import RETRY, Event, Job, Jobs
 from service.making import Made, News, Order, Preview
@@ -31,7 +33,7 @@ SWEEP = 60.0  # seconds between looks for what has been kept long enough
 PIXEL = 4  # bytes that one takes in a file, at most
 
 T = TypeVar("T")
-Settle = Callable[[Mapping[str, Any]], Recipe]
+Settle = Callable[[Mapping[str, Any]], Recipe | Enlargement]
 
 
 @dataclass
@@ -80,9 +82,9 @@ class Background:
         await asyncio.gather(*(live.task for live in self._live.values() if live.task), return_exceptions=True)
         self._jobs.close()
 
-    async def accept(self, order: Order, idempotency_key: str | None, digest: str) -> Job:
+    async def accept(self, order: Order, idempotency_key: str | None, digest: str, upload: bytes = b"") -> Job:
         """A new job, or the one that came with this key; refused as any other order is."""
-        job = _new(order, self._runner.steps(order.recipes[0]), idempotency_key, digest)
+        job = _new(order, self._runner.steps(order.recipes[0]), idempotency_key, digest, len(upload))
         async with self._accepting:
             if idempotency_key and (found := await asyncio.to_thread(self._jobs.keyed, job.owner, idempotency_key)):
                 if found.digest != digest:
@@ -92,7 +94,7 @@ class Background:
             live = Live(job)
             admitted = self._begin(live, order, range(len(order.recipes)))
             try:
-                await asyncio.to_thread(self._jobs.add, job)
+                await asyncio.to_thread(self._jobs.add, job, upload)
             except BaseException:
                 admitted.pictures.cancel()
                 raise
@@ -227,7 +229,7 @@ class Background:
 
     def _count(self, job: Job, failure: DarkroomError | None) -> None:
         outcome, seconds = failure.code if failure else "ok", time() - job.created
-        labels = "jobs", job.spec["recipes"][0]["preset"], outcome
+        labels = "jobs", job.spec["recipes"][0].get("preset", "none"), outcome
         self._metrics.requests.labels(*labels).inc()
         self._metrics.duration.labels(*labels).observe(seconds)
         facts = {"job": job.id, "request_id": job.spec["request_id"], "outcome": outcome, "seconds": round(seconds, 6)}
@@ -251,7 +253,9 @@ class Background:
         deadline = spec["deadline"] and monotonic() + spec["deadline"] - time()
         ticket = Ticket(spec["request_id"], tenant=job.owner, deadline=deadline, patience=self._patience)
         recipes = [self._settle(spec["recipes"][number]) for number in left]
-        return Order(recipes, spec["output_format"], spec["quality"], spec["previews"], ticket)
+        order = Order(recipes, spec["output_format"], spec["quality"], spec["previews"], ticket)
+        upload = self._jobs.upload(job)
+        return replace(order, pixels=uploads.opened(upload, inf)) if upload else order
 
     def _check_room(self, job: Job) -> None:
         used, oldest = self._jobs.used(job.owner)
@@ -268,7 +272,7 @@ class Background:
             await asyncio.sleep(min(self.keep, SWEEP))
 
 
-def _new(order: Order, steps: int, idempotency_key: str | None, digest: str) -> Job:
+def _new(order: Order, steps: int, idempotency_key: str | None, digest: str, upload: int) -> Job:
     ticket, first = order.ticket, order.recipes[0]
     spec = {
         "recipes": [recipe.model_dump(mode="json") for recipe in order.recipes],
@@ -278,9 +282,10 @@ def _new(order: Order, steps: int, idempotency_key: str | None, digest: str) -> 
         "previews": order.previews,
         "request_id": ticket.request_id,
         "deadline": ticket.deadline and time() + ticket.deadline - monotonic(),
+        "upload": upload,  # bytes
     }
     size = len(json.dumps(spec))
     width, height = final(first)
     each = PIXEL * width * height * (1 + 2 * order.previews)  # previews in base64
-    most = size + len(order.recipes) * (each + size)
+    most = upload + size + len(order.recipes) * (each + size)
     return Job(f"job-{secrets.token_hex(16)}", ticket.tenant, spec, most, idempotency_key, digest, time())

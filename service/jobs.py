@@ -20,7 +20,7 @@ from service.metrics import Metrics
 log = logging.getLogger("darkroom")
 
 DATABASE, PICTURED = "jobs.sqlite", "job.picture"
-PICTURE = re.compile(r"(job-[0-9a-f]{32})-\d+\.(png|webp|jpeg|partial)")
+FILE = re.compile(r"(job-[0-9a-f]{32})(-\d+\.(png|webp|jpeg|partial)|\.upload)")
 RETRY = 2.0  # seconds after which a disk that refused is asked again
 OPENING = (  # one process has the file; what is deleted is overwritten and its space given back
     *("locking_mode = EXCLUSIVE", "auto_vacuum = FULL", "journal_mode = WAL"),
@@ -46,7 +46,7 @@ class Job:
 
     id: str
     owner: str  # name of an API key; empty where keys are not asked for
-    spec: Mapping[str, Any]  # recipes, steps, output_format, quality, previews, request_id, deadline
+    spec: Mapping[str, Any]  # recipes, steps, output_format, quality, previews, request_id, deadline, upload
     bytes: int  # on disk; until it is finished, what it may come to need
     idempotency_key: str | None
     digest: str  # of the request's body
@@ -107,17 +107,24 @@ class Jobs:
         with self._writing():
             pass  # the gauges
         for file in self._folder.iterdir():
-            picture = PICTURE.fullmatch(file.name)
-            if picture and (picture[1] not in known or file.suffix == ".partial"):
+            ours = FILE.fullmatch(file.name)
+            if ours and (ours[1] not in known or file.suffix == ".partial"):
                 file.unlink()
 
-    def add(self, job: Job) -> None:
-        """A new record, with its first event."""
+    def add(self, job: Job, upload: bytes) -> None:
+        """A new record, with its first event, and beside it the caller's own picture if it is about one."""
         columns = "id, owner, spec, bytes, idempotency_key, digest, created"
         values = job.id, job.owner, json.dumps(job.spec), job.bytes, job.idempotency_key, job.digest, job.created
-        with self._writing() as db:
-            db.execute(f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-            _add_event(db, job.id, "job.queued", {})
+        try:
+            if upload:
+                with self._refusing():
+                    _write(self._upload(job), upload)
+            with self._writing() as db:
+                db.execute(f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+                _add_event(db, job.id, "job.queued", {})
+        except BaseException:
+            self._upload(job).unlink(missing_ok=True)
+            raise
 
     def record(self, job: str, name: str, data: Mapping[str, Any], *, was: str, status: str) -> None:
         """One more event of a job that was in the one state and is in the other now; nothing if it was not."""
@@ -133,10 +140,7 @@ class Jobs:
         partial = target.with_suffix(".partial")
         with self._refusing():
             try:
-                with open(partial, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                    file.write(picture)
-                    file.flush()
-                    os.fsync(file.fileno())
+                _write(partial, picture)
                 with self._writing() as db:
                     if _add_event(db, job.id, PICTURED, {"number": number, **data}, len(picture)):
                         partial.replace(target)
@@ -148,7 +152,8 @@ class Jobs:
         status = "cancelled" if isinstance(failure, Cancelled) else "failed" if failure else "succeeded"
         names = {"status": "status", "message": "message", "code": "code", "param": "field"}
         error = {name: getattr(failure, attribute) for name, attribute in names.items()} if failure else None
-        size = "length(spec) + (SELECT sum(length(data) + file_bytes) FROM events WHERE job = id)"
+        own = "length(spec) + coalesce(json_extract(spec, '$.upload'), 0)"
+        size = f"{own} + (SELECT sum(length(data) + file_bytes) FROM events WHERE job = id)"
         with self._writing() as db:
             _add_event(db, job, f"job.{status}", {"error": error} if error else {})
             change = f"UPDATE jobs SET status = ?, error = ?, finished = ?, bytes = {size} WHERE id = ?"
@@ -181,12 +186,18 @@ class Jobs:
         """The file of a picture."""
         return self._folder / f"{job.id}-{number}.{job.spec['output_format']}"
 
+    def upload(self, job: Job) -> bytes:
+        """The caller's own picture, empty where there is none."""
+        with self._refusing():
+            return self._upload(job).read_bytes() if job.spec.get("upload") else b""
+
     def remove(self, *jobs: Job) -> None:
         """Forget these, files and all."""
         with self._writing() as db:
             db.executemany("DELETE FROM jobs WHERE id = ?", [(job.id,) for job in jobs])
-            for file in (self.picture(job, number) for job in jobs for number in range(job.count)):
-                file.unlink(missing_ok=True)
+            for job in jobs:
+                for file in (self._upload(job), *(self.picture(job, number) for number in range(job.count))):
+                    file.unlink(missing_ok=True)
         self._rows("PRAGMA wal_checkpoint(TRUNCATE)")  # the log of changes still holds what was deleted
 
     def expire(self, before: float) -> None:
@@ -198,6 +209,9 @@ class Jobs:
         """Release the folder."""
         with self._lock:
             self._db.close()
+
+    def _upload(self, job: Job) -> Path:
+        return self._folder / f"{job.id}.upload"
 
     def _select(self, where: str, *values: Any) -> list[Job]:
         def job(row: sqlite3.Row) -> Job:
@@ -229,6 +243,14 @@ class Jobs:
             log.error("jobs in %s: %s", self._folder, error)
             why = error.strerror if isinstance(error, OSError) else error
             raise Unavailable(f"the jobs cannot be stored or read: {why}", retry_after=RETRY) from error
+
+
+def _write(file: Path, data: bytes) -> None:
+    """For its owner alone, and on disk."""
+    with open(file, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def _add_event(db: sqlite3.Connection, job: str, name: str, data: Mapping[str, Any], file_bytes: int = 0) -> bool:

@@ -13,7 +13,7 @@ from service.diffusion.options import bound, validated
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import SCHEDULES, between, check
 from service.engines.contract import ModelDescription
-from service.enlargement import settled
+from service.enlargement import Enlargement, settled
 from service.errors import InvalidRequest, UnknownModel
 from service.fields import (
     AUTO,
@@ -25,6 +25,7 @@ from service.fields import (
     Recipe,
     load_presets,
     parameterization,
+    parsed,
 )
 
 __all__ = [
@@ -64,9 +65,7 @@ def resolve(
         if name not in given:
             raise InvalidRequest(f"{name} is missing", field=name)
     facts = {"model": model.name, "model_digest": model.digest, "engine": engine, "precision": precision}
-    for name, fact in facts.items():
-        if given.get(name, fact) != fact:
-            raise InvalidRequest(f"{name} is {given[name]!r} in the request but {fact!r} here", field=name)
+    _agree(given, facts)
     own = DEFAULTS | {"network": model.denoiser} | _size(given, model)
     values = own | merge(preset.recipe.given(), given) | {"preset": preset.name} | facts
     if preset.levels and values.keys().isdisjoint({"schedule", "sigmas"}):
@@ -84,6 +83,29 @@ def resolve(
     calls = recipe.calls(model)
     refuse_idle(values, calls, parameterization(model, recipe.zero_terminal_snr))
     return recipe if any("uncond" in call.rows for call in calls) else _unguided(recipe, given)
+
+
+def stored(
+    fields: Mapping[str, Any],
+    presets: Mapping[str, Preset],
+    models: Mapping[str, ModelDescription],
+    engine: str,
+    precision: str,
+) -> Recipe | Enlargement:
+    """What a job has kept, unless it cannot be made here any more."""
+    if "prompt" in fields:
+        steps = fields["num_inference_steps"]
+        return resolve(Overrides.parse(fields), presets, models, engine, precision, max_steps=steps, max_pixels=inf)
+    facts = {"model_digest": _model(fields, models).digest, "engine": engine, "precision": precision}
+    _agree(fields, facts)
+    return parsed(Enlargement, fields)
+
+
+def _agree(given: Mapping[str, Any], facts: Mapping[str, str]) -> None:
+    """What is given of where it runs must be so here."""
+    for name, fact in facts.items():
+        if given.get(name, fact) != fact:
+            raise InvalidRequest(f"{name} is {given[name]!r} in the request but {fact!r} here", field=name)
 
 
 def _model(given: Mapping[str, Any], models: Mapping[str, ModelDescription]) -> ModelDescription:

@@ -22,8 +22,8 @@ def documented(schema: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
 
-def documented_picture(schema: type[BaseModel]) -> dict[str, Any]:
-    """Body and query of a route that calls ``picture``, for OpenAPI; the query's lists are separated by commas."""
+def documented_picture(schema: type[BaseModel], headers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Body, query and headers of a route calling ``picture``, for OpenAPI; a query's lists are separated by commas."""
     content = {media: {"schema": {"type": "string", "format": "binary"}} for media in PICTURES}
     fields = schema.model_json_schema()
     parameters = [
@@ -31,7 +31,7 @@ def documented_picture(schema: type[BaseModel]) -> dict[str, Any]:
         | {"schema": {**described, **described.pop("anyOf", [{}])[0]}}  # not the null, which a query cannot say
         for name, described in fields["properties"].items()
     ]
-    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+    return {"requestBody": {"required": True, "content": content}, "parameters": parameters + headers}
 
 
 async def picture(request: Request, max_bytes: int) -> bytes:

@@ -3,20 +3,24 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 
 from service.api import accept, errors, pictures, schemas, streaming
 from service.api.deps import Caller, House, Parts, caller
+from service.api.enlarging import UpscaleRequest
 from service.api.errors import documented
 from service.background import Background
 from service.errors import InvalidRequest, NotFound
 from service.jobs import PICTURED, Event, Job
 from service.keys import Key
+from service.making import Order
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(caller)], responses=documented(401))
 
@@ -61,21 +65,33 @@ def preferred(request: Request) -> bool:
 
 async def accepted(request: Request, house: Parts, asked: schemas.ImageRequest, key: Key | None) -> Response:
     """The answer to a request that prefers to be a job."""
-    if house.jobs is None:
-        message = "this service keeps no jobs, DARKROOM_JOBS_DIR is not set; leave Prefer: respond-async out"
-        raise InvalidRequest(message, field="Prefer")
     for name, why in UNFIT.items():
         if getattr(asked, name):
             raise InvalidRequest(why, field=name)
+    make = partial(pictures.order, house, asked, accept.JSON, request.state.record, key, job=True)
+    return await _accepted(request, house, make, asked)
+
+
+async def enlarged(request: Request, house: Parts, asked: UpscaleRequest, upload: bytes, key: Key | None) -> Response:
+    """The same for a caller's own picture, which is kept with the job."""
+    make = partial(pictures.enlargement, house, asked, upload, accept.JSON, request.state.record, key)
+    return await _accepted(request, house, make, asked, upload)
+
+
+async def _accepted(
+    request: Request, house: Parts, make: Callable[[], Order], asked: BaseModel, upload: bytes = b""
+) -> Response:
+    if house.jobs is None:
+        message = "this service keeps no jobs, DARKROOM_JOBS_DIR is not set; leave Prefer: respond-async out"
+        raise InvalidRequest(message, field="Prefer")
     accept.best(request.headers.get("accept", ""), (accept.JSON,))
     given = request.headers.getlist("idempotency-key")
     if len(given) > 1 or not all(map(KEY.fullmatch, given)):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
-    record = request.state.record
-    order = await asyncio.to_thread(pictures.order, house, asked, accept.JSON, record, key, job=True)
-    digest = sha256(asked.model_dump_json(exclude_unset=True).encode()).hexdigest()
-    job = await house.jobs.accept(order, next(iter(given), None), digest)
-    record |= {"outcome": "accepted", "job": job.id}
+    order = await asyncio.to_thread(make)
+    digest = sha256(asked.model_dump_json(exclude_unset=True).encode() + upload).hexdigest()
+    job = await house.jobs.accept(order, next(iter(given), None), digest, upload)
+    request.state.record |= {"outcome": "accepted", "job": job.id}
     headers = {"location": _url(job), "preference-applied": "respond-async"}
     return JSONResponse(resource(house.jobs, job), 202, headers=headers)
 

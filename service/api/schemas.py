@@ -150,7 +150,7 @@ class JobPicture(BaseModel):
 
     number: int
     url: str
-    seed: int
+    seed: int | None
     timings: dict[str, float]
 
 
@@ -169,7 +169,7 @@ class Job(BaseModel):
     steps: int = Field(description="of all its pictures")
     steps_done: int
     output_format: Format
-    recipes: list[Recipe] = Field(description="one for each picture, seeds included")
+    recipes: list[Recipe | Enlargement] = Field(description="one for each picture, seeds included")
     pictures: list[JobPicture] = Field(description="those that are done")
     error: Problem | None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from service.api import accept, body, pictures, schemas
+from service.api import accept, body, jobs, pictures, schemas
 from service.api.deps import Caller, House, caller
 from service.api.enlarging import UpscaleRequest
 from service.api.errors import documented
@@ -20,13 +20,19 @@ TEXTS = {"model", "method", "sampler"}  # query parameters; the others are numbe
 
 @router.post(
     "/images/upscale",
-    responses={200: {"content": PNG}, **documented(*REFUSALS)},
+    responses={200: {"content": PNG}, **jobs.ACCEPTED, **documented(*REFUSALS)},
     response_model=schemas.ImageResponse,
-    openapi_extra=body.documented_picture(UpscaleRequest),
+    openapi_extra=body.documented_picture(UpscaleRequest, jobs.HEADERS["parameters"]),
 )
 async def upscale(request: Request, house: House, key: Caller) -> Response:
-    """The body, a PNG, JPEG or WebP file, 4 or 16 times as large: a PNG file that is sent while it is made, or JSON."""
+    """The body, a PNG, JPEG or WebP file, 4 or 16 times as large: a PNG file that is sent while it is made, or JSON.
+
+    With ``Prefer: respond-async`` it becomes a job, to be asked for at its ``Location``.
+    """
     asked = UpscaleRequest.parse(_values(request.query_params.multi_items()))
+    if jobs.preferred(request):
+        data = await body.picture(request, house.settings.max_image_bytes)
+        return await jobs.enlarged(request, house, asked, data, key)
     media = accept.best(request.headers.get("accept", ""), (accept.JSON, "image/png"))
     data = await body.picture(request, house.settings.max_image_bytes)
     order = await asyncio.to_thread(pictures.enlargement, house, asked, data, media, request.state.record, key)
