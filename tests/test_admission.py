@@ -216,6 +216,6 @@ class Starting(Share):
 def test_a_picture_that_is_started_meanwhile_is_counted_once() -> None:
     house, wanted = admission(places=1), recipe(steps=10, guidance_scale=1.0)
     calls = wanted.calls(MODEL)
-    starting = Starting(house.costs.price(wanted, MODEL, calls), calls)
+    starting = Starting(house.costs.price(wanted, MODEL, calls), calls, number=-1)
     (share,) = admit(house, 10)
     assert [stay.end for stay in house._forecast([starting, share]).values()] == [2 * (10 * STEP + REST)] * 2
