@@ -24,6 +24,7 @@ from service.recipe import Recipe
 
 MARGIN = 1.25  # estimates are means: admitted to the brim, half of it would be late
 GUESS = 5.0  # seconds for a picture of which nothing is known yet
+STALE = 30.0  # seconds of an empty house after which its prices refuse nobody: who is refused teaches it nothing
 NOBODY = Ticket()
 
 
@@ -86,6 +87,7 @@ class Admission:
         self._max_wait, self._budgets, self._numbers = max_wait, budgets, count()
         self._lock = threading.Lock()
         self._shares: set[Share] = set()
+        self._emptied = monotonic()
         metrics.queued.set_function(self.load)
 
     def load(self) -> float:
@@ -121,12 +123,12 @@ class Admission:
         return shares
 
     def needed(self, recipe: Recipe, model: ModelDescription, ticket: Ticket, pictures: int = 1) -> float | None:
-        """The deadline that so many pictures of this recipe need, in seconds; None while a network has never run.
+        """The deadline that so many pictures of this recipe need, in seconds; None while that is not known.
 
         Infinite where they would make others late.
         """
         price, shares = self._shared(recipe, model, ticket, pictures)
-        return None if price is None else self._needed(shares)
+        return None if price is None or self._stale() else self._needed(shares)
 
     def _ask(self, shares: Sequence[Share], price: Price | None, ticket: Ticket) -> None:
         """Raise unless there is room for these now."""
@@ -134,7 +136,7 @@ class Admission:
         if wait > self._max_wait:
             message = f"about {wait:.0f} s would be waited for others, more than the {self._max_wait:.0f} s allowed"
             raise self.refused("queue_full", Overloaded(message, retry_after=max(1.0, wait - self._max_wait)))
-        if price and ticket.deadline is not None:
+        if price and ticket.deadline is not None and not self._stale():
             self._check(self._needed(shares), ticket.deadline)
         if ticket.tenant in self._budgets:
             self._spend(self._budgets[ticket.tenant], sum(share.left for share in shares))
@@ -143,6 +145,8 @@ class Admission:
         """This picture is done, or given up."""
         with self._lock:
             self._shares.discard(share)
+            if not self._shares:
+                self._emptied = monotonic()
 
     def refused(self, reason: str, error: Exception) -> Exception:
         """The error, counted."""
@@ -196,6 +200,10 @@ class Admission:
             now, served = now + (end - served) * sharing, end
             stays[share] = stays[share]._replace(end=now)
         return stays
+
+    def _stale(self) -> bool:
+        """Nothing has run for so long that it is time to see what things cost now."""
+        return not self._shares and monotonic() - self._emptied > STALE
 
     def _admitted(self) -> set[Share]:
         with self._lock:

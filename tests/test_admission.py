@@ -8,7 +8,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from service.admission import GUESS, MARGIN, Admission, Place, Share
+from service.admission import GUESS, MARGIN, STALE, Admission, Place, Share
 from service.cost import Costs
 from service.engines.contract import Ticket
 from service.errors import DeadlineExceeded, Overloaded
@@ -219,3 +219,22 @@ def test_a_picture_that_is_started_meanwhile_is_counted_once() -> None:
     starting = Starting(house.costs.price(wanted, MODEL, calls), calls, number=-1)
     (share,) = admit(house, 10)
     assert [stay.end for stay in house._forecast([starting, share]).values()] == [2 * (10 * STEP + REST)] * 2
+
+
+def test_prices_after_a_slow_spell_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is refused at these prices: one request every so often shows whether they still hold."""
+    now = monotonic()
+    monkeypatch.setattr("service.admission.monotonic", lambda: now)
+    house, wanted = admission(), recipe(steps=10)
+    for _ in range(2):
+        now += STALE
+        with pytest.raises(DeadlineExceeded):
+            admit(house, 10, deadline=now + 1)
+        now += 1
+        assert house.needed(wanted, MODEL, Ticket()) is None
+        (probe,) = admit(house, 10, deadline=now + 1)
+        assert house.needed(wanted, MODEL, Ticket()) is not None
+        with pytest.raises(DeadlineExceeded):
+            admit(house, 10, deadline=now + 1)
+        now += 2 * STALE
+        house.release(probe)
