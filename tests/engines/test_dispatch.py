@@ -294,3 +294,11 @@ def test_deadlines_order_the_calls_of_a_tenant_and_size_and_take_nothing_from_ot
     for flow in flows:
         mine = [(due, number) for of, due, number in ordered if of == flow]
         assert mine == sorted(mine)
+
+
+def test_without_deadlines_calls_go_as_they_come_whenever_their_requests_did() -> None:
+    queue = _Queue()
+    for number, arrived in enumerate([3.0, 1.0, 2.0]):
+        ticket = Ticket(arrived=arrived, patience=60.0)
+        queue.add(_Call(NAME, "unet", ticket, lambda _: [], (number,), size=(8, 8), work=64))
+    assert [call.arguments[0] for _ in range(3) for call in queue.take(0)] == [0, 1, 2]
