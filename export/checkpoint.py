@@ -15,6 +15,7 @@ from service.errors import InvalidRequest
 INDEX = "model_index.json"
 VARIANT = re.compile(r"[\w-]+\.(\w+?)(?:-\d+-of-\d+)?\.safetensors")
 FURTHER = re.compile(r"[a-z0-9_]+")
+LIBRARIES = ("diffusers", "transformers", "export.subpixel")  # whose classes are imported
 
 
 class Checkpoint:
@@ -87,8 +88,8 @@ class Checkpoint:
 
     def _entry(self, component: str) -> tuple[str, str]:
         entry = self.index.get(component)
-        if not (isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers")):
-            raise InvalidRequest(f"{INDEX} names no {component} of diffusers or transformers", field=component)
+        if not (isinstance(entry, list) and len(entry) == 2 and entry[0] in LIBRARIES):
+            raise InvalidRequest(f"{INDEX} names no {component} of {' or '.join(LIBRARIES)}", field=component)
         return entry[0], str(entry[1])
 
 

@@ -42,7 +42,7 @@ def load(checkpoint: Checkpoint) -> Model:
     """The model of a checkpoint, by the class of its pipeline."""
     if checkpoint.pipeline not in PIPELINES:
         raise InvalidRequest(f"{checkpoint.pipeline} is not supported, only {', '.join(PIPELINES)}", field=INDEX)
-    decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL"))
+    decoder = VaeDecoder(checkpoint.network("vae", "AutoencoderKL", "SubpixelDecoder"))
     family, role, parts = PIPELINES[checkpoint.pipeline]
     text_encoder, made, tokenizers = parts(checkpoint, decoder)
     denoiser, *further = (made(each) for each in (role, *checkpoint.beside(role)))

@@ -70,7 +70,9 @@ def find(repository: Path, name: str) -> tuple[ModelDescription, Path]:
 def _recipe(component: Any) -> dict[str, Any]:
     config = component.config if isinstance(component.config, Mapping) else component.config.to_diff_dict()
     public = {key: value for key, value in config.items() if not key.startswith("_")}
-    return {"class": f"{type(component).__module__.split('.')[0]}.{type(component).__name__}", "config": public}
+    module, name = type(component).__module__, type(component).__name__
+    library = module if module.startswith("export.") else module.split(".")[0]
+    return {"class": f"{library}.{name}", "config": public}
 
 
 def _rebuild(file: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def _rebuild(file: Path) -> dict[str, Any]:
 
 
 def _build(recipe: Mapping[str, Any]) -> Any:
-    library, name = recipe["class"].split(".")
+    library, name = recipe["class"].rsplit(".", 1)
     cls = getattr(importlib.import_module(library), name)
     if hasattr(cls, "config_class"):  # transformers
         return cls(cls.config_class.from_dict(recipe["config"]))

@@ -1,4 +1,4 @@
-"""Command line: python -m training <command>. Every number comes from training/postcard.toml."""
+"""Command line: python -m training [--device auto|cpu|cuda] <command>. Numbers come from training/postcard.toml."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,24 @@ from training import config as configuration
 from training import memory
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Commands(click.Group):
+    """A wrong configuration, folder or device is a sentence, not a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--config", "path", type=click.Path(exists=True, path_type=Path), default=configuration.DEFAULT)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="What trains.")
 @click.pass_context
-def main(context: click.Context, path: Path) -> None:
+def main(context: click.Context, path: Path, device: str) -> None:
     """Make and judge the shipped model, Postcard."""
     memory.keep_freed()
-    context.obj = configuration.load(path)
+    context.obj = configuration.load(path, configuration.choose(device))
 
 
 @main.command()
@@ -118,6 +129,69 @@ def evaluate(config: Any, presets: tuple[str, ...], prompts: int | None) -> None
 
 
 @main.command()
+@click.pass_obj
+def curate(config: Any) -> None:
+    """Learn from labelled pairs what good pictures are, and choose the best of the data set, concept by concept."""
+    from training import curation, curator
+
+    if not curator.path(config).exists():
+        for name, share in curator.train(config).items():
+            click.echo(f"{name:13s} {share:.3f}")
+    click.echo(curation.format_report(curation.curate(config)))
+
+
+@main.command()
+@click.pass_obj
+def preference(config: Any) -> None:
+    """Train the two judges of preference and print how often they order held-out pairs rightly."""
+    from training import preference as stage
+
+    for name in stage.JUDGES:
+        click.echo(f"{name:10s} {stage.train(config, name):.3f}")
+
+
+@main.command()
+@click.argument("selection", default="curated-2000")
+@click.pass_obj
+def tune(config: Any, selection: str) -> None:
+    """Tune the UNet on a selection (curated-2000, curated-500, random-2000...) up to the measured optimum; resumes."""
+    from training import tuning
+
+    history = tuning.tune(config, selection)
+    best = history[tuning.optimum(history, config.tuning.tolerance)]
+    click.echo(f"optimum at step {best['step']:.0f}: preferred {best['preferred']:.3f}")
+
+
+@main.command()
+@click.argument("name", default="student")
+@click.option("--steps", type=click.IntRange(min=1), help="Of the optimiser; default as configured.")
+@click.pass_obj
+def student(config: Any, name: str, steps: int | None) -> None:
+    """Distil the tuned UNet into a student of 1 to 3 steps, or into one of the ablation's; resumes."""
+    from training import student as stage
+
+    if name not in stage.ABLATION:
+        raise click.BadParameter(f"{name} is not one of {', '.join(stage.ABLATION)}", param_hint="NAME")
+    config.student.max_steps = steps or config.student.max_steps
+    stage.train(config, name)
+
+
+@main.command()
+@click.argument("entries", type=click.Choice(("tuned", "distilled")))
+@click.option("--prompts", type=click.IntRange(min=2), help="Number of held-out prompts; default as configured.")
+@click.pass_obj
+def contest(config: Any, entries: str, prompts: int | None) -> None:
+    """Compare what tuning or distillation made: preference by the test judge, accuracy, Frechet distance."""
+    from training import contest as stage
+    from training import judge
+
+    rows = stage.judged(config, entries, prompts or config.evaluation.prompts)
+    click.echo(stage.format_table(rows, judge.HEADS))
+    if entries == "tuned":
+        click.echo(stage.curve(config, rows, config.paths.runs / "tuning.png"))
+
+
+@main.command()
 @click.option("--prompts", type=click.Path(exists=True, path_type=Path), help="Text file, one prompt a line.")
 @click.option("--world", type=int, help="Show this many renders instead of generated pictures.")
 @click.option("--output", type=click.Path(path_type=Path), help="PNG file; default in runs.")
@@ -144,15 +218,58 @@ def curve(config: Any) -> None:
 @click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="Default: training/upsampler.toml.")
 @click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
 @click.option("--into", help="Instead, give the trained network to this model of the repository.")
-def upsampler(recipe: Path | None, deadline: str | None, into: str | None) -> None:
+@click.pass_obj
+def upsampler(config: Any, recipe: Path | None, deadline: str | None, into: str | None) -> None:
     """Train the upsampler on crops of large renders; resumes from its checkpoint."""
     from training import upsampling as stage
 
-    config = configuration.load(recipe or stage.RECIPE)
+    config = configuration.load(recipe or stage.RECIPE, config.device)
     if into:
         stage.publish(config, into)
     else:
         stage.train(config, deadline)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--whole", is_flag=True, help="Optimisers too, in full precision; else averaged weights in half.")
+@click.pass_obj
+def pack(config: Any, folder: Path, whole: bool) -> None:
+    """Write the run's checkpoints into FOLDER, in pieces of less than 16 MB with a manifest."""
+    from training import pack as stage
+
+    click.echo(stage.pack(config, folder, whole))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.pass_obj
+def unpack(config: Any, folder: Path) -> None:
+    """Join the pieces in FOLDER and put their files into the run, over those it holds."""
+    from training import pack as stage
+
+    for name in stage.unpack(config, folder):
+        click.echo(name)
+
+
+@main.command(name="from-published")
+@click.pass_obj
+def from_published(config: Any) -> None:
+    """Fill what the run lacks with the published model's parts, so that training goes on from them."""
+    from training import published
+
+    for name in published.start(config):
+        click.echo(name)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def lease(config: Any, folder: Path) -> None:
+    """Render, train decoder and UNet within [lease]'s minutes, and write the weights into FOLDER."""
+    from training import lease as stage
+
+    click.echo(stage.run(config, folder))
 
 
 @main.command(name="all")
@@ -160,7 +277,8 @@ def upsampler(recipe: Path | None, deadline: str | None, into: str | None) -> No
 def everything(context: click.Context) -> None:
     """Run every stage in order, from nothing to build/postcard and its evaluation (about four hours on two cores)."""
     for stage in (
-        render, text, autoencoder, features, unet, judge, publish, into_repository, evaluate, sheet, curve,
+        render, text, judge, autoencoder, features, unet, curate, preference, tune, student, publish,
+        into_repository, evaluate, sheet, curve,
     ):  # fmt: skip
         click.echo(f"== {stage.name}")
         context.invoke(stage)

@@ -1,4 +1,4 @@
-"""Autoencoder: exact linear PCA analysis of 16x16 patches as encoder, AutoencoderKL's learned decoder.
+"""Autoencoder: exact linear PCA analysis of 16x16 patches as encoder, a decoder that starts at its inverse.
 
 Latents are z = (patch - mean) @ analysis, (768,) -> (16,), zero mean; the analysis scales component k by
 spectrum_k^-exponent (in standard deviations), so high components keep a smaller share. Latents of the UNet are
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers import AutoencoderKL
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from export.subpixel import SubpixelDecoder
 from training import data
 
 Array = NDArray[Any]  # float32
@@ -81,13 +83,27 @@ def pca(config: Any) -> Pca:
     return Pca.load(path)
 
 
-def build(config: Any, scaling_factor: float) -> AutoencoderKL:
-    """AutoencoderKL of random weights; only its decoder and post_quant_conv are trained and used."""
+class Encoder(nn.Module):
+    """The analysis as one convolution: pixels (n, 3, h, w) in [-1, 1] -> latents of unit scale (n, 16, h/16, w/16)."""
+
+    def __init__(self, pca: Pca) -> None:
+        super().__init__()
+        analysis = pca.analysis.T * pca.scaling_factor  # (16, 768), rows, columns and colours
+        kernel = analysis.reshape(-1, pca.patch, pca.patch, 3).transpose(0, 3, 1, 2)
+        self.kernel = nn.Buffer(torch.from_numpy(np.ascontiguousarray(kernel)))
+        self.bias = nn.Buffer(torch.from_numpy(-analysis @ pca.mean))
+        self.patch = pca.patch
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return nn.functional.conv2d(pixels, self.kernel, self.bias, self.patch)
+
+
+def build(config: Any, pca: Pca) -> SubpixelDecoder:
+    """A decoder that is the linear inverse exactly; its input is the latent divided by the scaling factor."""
     a = config.autoencoder
-    levels = len(a.blocks)
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=tuple(a.blocks), layers_per_block=1,
-        latent_channels=a.channels, norm_num_groups=a.groups, sample_size=config.world.size,
-        scaling_factor=scaling_factor, mid_block_add_attention=False,
+    decoder = SubpixelDecoder(
+        latent_channels=a.channels, block_out_channels=tuple(a.blocks), layers_per_block=tuple(a.layers),
+        norm_num_groups=a.groups, scaling_factor=pca.scaling_factor,
     )  # fmt: skip
+    decoder.set_linear(torch.from_numpy(pca.synthesis), torch.from_numpy(pca.mean))
+    return decoder

@@ -27,4 +27,4 @@ class Clock:
         return self.before + time.monotonic() - self.start
 
     def progress(self) -> float:
-        return min(self.elapsed() / self.total, 1.0)
+        return min(self.elapsed() / self.total, 1.0) if self.total > 0 else 1.0

@@ -1,4 +1,4 @@
-"""Training of the decoder: unit-scale PCA latents -> pixels, L1 plus L1 of gradients at three scales."""
+"""Training of the decoder: unit-scale PCA latents -> pixels, starting at the linear inverse."""
 
 import json
 import math
@@ -8,38 +8,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from training import autoencoder, data
+from export.subpixel import SubpixelDecoder
+from training import autoencoder, checkpoint, data, judge
 from training.clock import Clock
+from training.losses import Discriminator, adaptive_weight, gradient_loss, hinge_loss, perceptual_loss
 
 
 def checkpoint_path(config: Any) -> Path:
     return Path(config.paths.runs / "decoder.pt")
 
 
-def parameters(vae: AutoencoderKL) -> list[nn.Parameter]:
-    """What is trained; the encoder stays out."""
-    return [*vae.post_quant_conv.parameters(), *vae.decoder.parameters()]
-
-
-def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
-    """L1 of horizontal and vertical differences on a pyramid: weighs edges, which plain L1 leaves soft."""
-    total = torch.zeros(())
-    for _ in range(scales):
-        e = a - b
-        total = total + (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-        a, b = nn.functional.avg_pool2d(a, 2), nn.functional.avg_pool2d(b, 2)
-    return total / scales
+def to_pixels(pictures: Tensor) -> Tensor:
+    """(n, h, w, 3) uint8 -> (n, 3, h, w) in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 class Crops:
-    """Random crops of pictures, whole latent cells, with their latents."""
+    """Crops of sharp pictures and their mirror images, whole latent cells; on CUDA the pictures lie on the device."""
 
     def __init__(self, config: Any) -> None:
-        self.a, self.pca = config.autoencoder, autoencoder.pca(config)
-        self.pictures = [data.load(config, chunk) for chunk in data.finished(config)]
+        self.a, self.device = config.autoencoder, config.device
+        self.encode = autoencoder.Encoder(autoencoder.pca(config)).to(self.device)
+        chunks = data.finished(config)
+        self.pictures = [torch.from_numpy(data.load(config, chunk)).to(self.device) for chunk in chunks]
+        self.rows = [(c, i) for c, chunk in enumerate(chunks) for i, seed in enumerate(data.seeds(config, chunk))
+                     if data.sharp(seed)]  # fmt: skip
         self.cells = config.world.size // self.a.patch
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -47,106 +42,146 @@ class Crops:
         side, patch = self.a.crop * self.a.patch, self.a.patch
         crops = []
         for _ in range(self.a.batch):
-            chunk = self.pictures[rng.integers(len(self.pictures))]
+            chunk, row = self.rows[rng.integers(len(self.rows))]
             y, x = rng.integers(0, self.cells - self.a.crop + 1, 2) * patch
-            crops.append(chunk[rng.integers(len(chunk)), y : y + side, x : x + side])
-        pixels = np.stack(crops)
-        latents = torch.from_numpy(self.pca.encode(pixels)).float()
-        strength = self.a.noise * torch.from_numpy(rng.random((len(latents), 1, 1, 1), np.float32))
-        latents = latents + strength * torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-        return latents, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+            crop = self.pictures[chunk][row, y : y + side, x : x + side]
+            crops.append(crop.flip(1) if rng.random() < 0.5 else crop)
+        pixels = to_pixels(torch.stack(crops))
+        latents = self.encode(pixels)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
+        strength = self.a.noise * torch.rand((len(latents), 1, 1, 1), generator=generator, device=self.device)
+        return latents + strength * torch.randn(latents.shape, generator=generator, device=self.device), pixels
 
 
 class Trainer:
-    """Decoder, its average and optimiser."""
+    """Decoder, its average, optimiser and, once the adversarial loss has started, the discriminator."""
 
     def __init__(self, config: Any) -> None:
-        self.a, self.factor = config.autoencoder, autoencoder.pca(config).scaling_factor
+        pca = autoencoder.pca(config)
+        self.a, self.factor, self.device = config.autoencoder, pca.scaling_factor, torch.device(config.device)
         torch.manual_seed(0)
-        self.vae, self.step_number = autoencoder.build(config, self.factor), 0
-        self.parameters = parameters(self.vae)
+        self.net = autoencoder.build(config, pca).to(self.device, memory_format=torch.channels_last)
+        self.net.linear.requires_grad_(False)  # large steps would only spoil what is exact
+        self.step_number = self.since = 0
+        self.parameters = list(self.net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(self.parameters, self.a.lr, (0.9, 0.99), weight_decay=0.0, fused=True)
+        self.critic = Discriminator(self.a.discriminator).to(self.device)
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critic.parameters(), self.a.discriminator_lr, (0.5, 0.9), weight_decay=0.0, fused=True
+        )
+        self.judge = judge.load(config).to(self.device).requires_grad_(False) if self.a.perceptual else None
+
+    def rate(self, progress: float) -> float:
+        """Linear warm-up by steps, then half a cosine."""
+        warm = min(1.0, (self.step_number - self.since + 1) / self.a.warmup)
+        return float(self.a.lr * warm * max(0.5 + 0.5 * math.cos(math.pi * progress), 0.01))
 
     def step(self, crops: Crops, progress: float) -> float:
-        """One step; the learning rate falls as a half cosine."""
-        rate = self.a.lr * min(1.0, (self.step_number + 1) / 100) * max(0.5 + 0.5 * math.cos(math.pi * progress), 0.01)
+        """One optimiser step, and one of the discriminator; returns the reconstruction loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.rate(progress)
         latents, pixels = crops.batch(np.random.default_rng([11, self.step_number]))
-        with torch.autocast("cpu", torch.bfloat16):
-            made = self.vae.decode(latents / self.factor).sample
-        loss = nn.functional.l1_loss(made.float(), pixels) + self.a.gradient * gradient_loss(made.float(), pixels)
+        adversarial = self.a.adversarial > 0 and progress >= self.a.adversarial_start
+        with torch.autocast(self.device.type, torch.bfloat16):
+            made = self.net.decode(latents / self.factor).sample.float()
+            reconstruction = self.reconstruction(made, pixels)
+            loss = reconstruction + self.deception(reconstruction, made) if adversarial else reconstruction
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        nn.utils.clip_grad_norm_(self.parameters, self.a.clip)
         self.optimizer.step()
+        if adversarial:
+            self.criticise(pixels, made.detach())
         self.step_number += 1
-        decay = min(0.998, (1 + self.step_number) / (10 + self.step_number))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
-        return float(loss.detach())
+        steps = self.step_number - self.since
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - min(self.a.ema, steps / (9 + steps)))
+        return float(reconstruction.detach())
 
-    def save(self, path: Path, seconds: float) -> None:
-        partial = path.with_suffix(".partial")
-        state = {"vae": self.vae.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
-        torch.save(state | {"step": self.step_number, "seconds": seconds}, partial)
-        partial.rename(path)
+    def reconstruction(self, made: Tensor, pixels: Tensor) -> Tensor:
+        """L1, L1 of gradients and distance of the judge's features."""
+        loss = nn.functional.l1_loss(made, pixels) + self.a.gradient * gradient_loss(made, pixels)
+        return loss + self.a.perceptual * perceptual_loss(self.judge, made, pixels) if self.judge else loss
 
-    def restore(self, path: Path) -> float:
-        state = torch.load(path, map_location="cpu")
-        self.vae.load_state_dict(state["vae"])
-        self.ema = [e.clone() for e in state["ema"]]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number = state["step"]
-        return float(state["seconds"])
+    def deception(self, reconstruction: Tensor, made: Tensor) -> Tensor:
+        """The generator's hinge loss, its gradient a fixed share of the reconstruction's."""
+        fooled = -self.critic.requires_grad_(False)(made).float().mean()
+        return self.a.adversarial * adaptive_weight(reconstruction, fooled, self.net.conv_out.weight) * fooled
+
+    def criticise(self, real: Tensor, fake: Tensor) -> None:
+        """One step of the discriminator."""
+        self.critic.requires_grad_(True)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss = hinge_loss(self.critic(real).float(), self.critic(fake).float())
+        self.critic_optimizer.zero_grad()
+        loss.backward()
+        self.critic_optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        critic = {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
+        return checkpoint.state(self) | critic
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state of any device; one of averaged weights alone warms new optimisers up."""
+        checkpoint.restore(self, state)
+        if "critic" in state:
+            self.critic.load_state_dict(state["critic"])
+            checkpoint.restore_optimizer(self.critic_optimizer, state["critic_optimizer"])
 
 
-def load_ema(config: Any) -> AutoencoderKL:
-    """The averaged decoder of the last checkpoint, or random weights before the first one."""
-    vae = autoencoder.build(config, autoencoder.pca(config).scaling_factor)
+def load_ema(config: Any) -> SubpixelDecoder:
+    """The averaged decoder of the last checkpoint, or the linear inverse before the first one."""
+    net = autoencoder.build(config, autoencoder.pca(config))
     if checkpoint_path(config).exists():
-        ema = torch.load(checkpoint_path(config), map_location="cpu", mmap=True)["ema"]
-        for p, e in zip(parameters(vae), ema, strict=True):
-            p.data.copy_(e)
-    return vae.eval().requires_grad_(False)
+        checkpoint.copy(net.parameters(), checkpoint.load(checkpoint_path(config))["ema"])
+    return net.eval().requires_grad_(False)
 
 
 def train(config: Any, deadline: str | None = None) -> None:
     """Train one process until the minutes are over or the deadline comes; resumes from the checkpoint."""
     torch.set_num_threads(1)
-    trainer, path = Trainer(config), checkpoint_path(config)
-    before = trainer.restore(path) if path.exists() else 0.0
+    trainer, path, before = Trainer(config), checkpoint_path(config), 0.0
+    if path.exists():
+        state = checkpoint.load(path)
+        trainer.restore(state)
+        before = checkpoint.seconds(state, config.device)
     clock = Clock.start_at(before, config.autoencoder.minutes, deadline)
     crops, saved, losses = Crops(config), time.monotonic(), list[float]()
     while (progress := clock.progress()) < 1:
         losses.append(trainer.step(crops, progress))
         if trainer.step_number % 50 == 0:
-            _log(config, trainer, clock, losses)
+            _log(config, {"step": trainer.step_number, "seconds": clock.elapsed(), "loss": float(np.mean(losses))})
             losses.clear()
         if time.monotonic() - saved > config.unet.checkpoint_minutes * 60:
-            trainer.save(path, clock.elapsed())
+            save(config, trainer, clock.elapsed())
             saved = time.monotonic()
-    trainer.save(path, clock.elapsed())
+    save(config, trainer, clock.elapsed())
 
 
-def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float]) -> None:
-    row = {"step": trainer.step_number, "seconds": round(clock.elapsed(), 1), "loss": round(float(np.mean(losses)), 5)}
+def save(config: Any, trainer: Trainer, seconds: float) -> None:
+    """Write the checkpoint and log what it reaches on held-out pictures."""
+    numbers = {"seconds": seconds, "device": config.device}
+    checkpoint.save(checkpoint_path(config), trainer.state() | numbers)
+    _log(config, {"step": trainer.step_number, "seconds": seconds} | psnr(config))
+
+
+def _log(config: Any, row: dict[str, float]) -> None:
     with (config.paths.runs / "decoder.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(json.dumps({name: round(value, 5) for name, value in row.items()}) + "\n")
 
 
 @torch.no_grad()
-def psnr(config: Any, count: int = 32) -> dict[str, float]:
-    """Peak signal-to-noise ratio on fresh pictures: linear inverse against the decoder."""
-    pca, vae = autoencoder.pca(config), load_ema(config)
-    start = config.world.evaluation_seed
-    pictures = data.render_seeds(range(start, start + count), config.world.size)
-    latents = pca.encode(pictures)
-    made = vae.decode(torch.from_numpy(latents) / pca.scaling_factor).sample.permute(0, 2, 3, 1).numpy()
-    truth = pictures.astype(np.float32) / 127.5 - 1
+def psnr(config: Any) -> dict[str, float]:
+    """Peak signal-to-noise ratio on held-out pictures: the linear inverse, and the averaged decoder."""
+    pictures = data.held_out(config, config.autoencoder.held_out)
+    pca, net = autoencoder.pca(config), load_ema(config).to(config.device)
+    truth, latents = to_pixels(torch.from_numpy(pictures)), torch.from_numpy(pca.encode(pictures))
+    scaled = (latents / pca.scaling_factor).to(config.device)
+    made = torch.cat([net.decode(part).sample.cpu() for part in scaled.split(4)])
+    linear = torch.from_numpy(pca.decode(latents.numpy())).permute(0, 3, 1, 2)
+    return {"linear": decibel(linear, truth), "decoder": decibel(made, truth)}
 
-    def decibel(pixels: Any) -> float:
-        error = ((np.clip(pixels, -1, 1) - truth) ** 2).mean((1, 2, 3))
-        return float((10 * np.log10(4 / error)).mean())
 
-    return {"linear": decibel(pca.decode(latents)), "decoder": decibel(made)}
+def decibel(made: Tensor, truth: Tensor) -> float:
+    """Mean over pictures of 10 log10(2^2 / mean squared error)."""
+    return float((10 * torch.log10(4 / (made.clamp(-1, 1) - truth).square().mean((1, 2, 3)))).mean())

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training import autoencoder, data, text
-from training.world import captions, draw
+from training.world import Scene, captions, draw
 
 
 def folder(config: Any) -> Path:
@@ -17,11 +18,14 @@ def folder(config: Any) -> Path:
 
 
 def _encode_chunk(config: Any, chunk: int, pca: autoencoder.Pca, tokenizer: Any, encoder: Any) -> None:
-    """Latents (chunk, 16, 16, 16) and text features (chunk, captions, length, width), both float16."""
-    latents = pca.encode(data.load(config, chunk)).astype(np.float16)
-    texts = [c for seed in data.seeds(config, chunk) for c in captions(draw(seed), config.text.per_picture)]
-    with torch.autocast("cpu", torch.bfloat16):
-        encoded = text.encode(tokenizer, encoder, texts).to(torch.float16).numpy()
+    """Latents (chunk, 2, 16, 16, 16), of the picture and its mirror image, and text features
+    (chunk, captions, length, width), both float16."""
+    pictures = data.load(config, chunk)
+    latents = np.stack([pca.encode(view) for view in (pictures, pictures[:, :, ::-1])], 1).astype(np.float16)
+    count, partial = config.text.per_picture, config.text.partial
+    texts = [c for seed in data.seeds(config, chunk) for c in captions(draw(seed), count, partial)]
+    with torch.autocast(config.device, torch.bfloat16):
+        encoded = text.encode(tokenizer, encoder, texts).to(torch.float16).cpu().numpy()
     encoded = encoded.reshape(len(latents), config.text.per_picture, *encoded.shape[1:])
     data.save_atomically(folder(config) / f"text-{chunk:04d}.npy", encoded)
     data.save_atomically(folder(config) / f"latents-{chunk:04d}.npy", latents)
@@ -30,7 +34,9 @@ def _encode_chunk(config: Any, chunk: int, pca: autoencoder.Pca, tokenizer: Any,
 def build(config: Any, watch: bool) -> None:
     """Encode every rendered chunk that is not encoded yet; watch: until the whole data set is."""
     pca, (tokenizer, encoder) = autoencoder.pca(config), text.load(config.paths.runs)
-    data.save_atomically(folder(config) / "empty.npy", text.encode(tokenizer, encoder, [""])[0].half().numpy())
+    encoder = encoder.to(config.device)
+    empty = text.encode(tokenizer, encoder, [""])[0].half().cpu().numpy()
+    data.save_atomically(folder(config) / "empty.npy", empty)
     while True:
         missing = sorted(set(data.finished(config)) - set(encoded(config)))
         for chunk in missing:
@@ -44,8 +50,13 @@ def encoded(config: Any) -> list[int]:
     return sorted(int(p.stem.split("-")[1]) for p in folder(config).glob("latents-[0-9]*.npy"))
 
 
+def mirrors(scene: Scene) -> bool:
+    """Whether the captions fit the mirror image too: they do not where they may name a side."""
+    return scene.relation != "left"
+
+
 class Features:
-    """All encoded chunks, memory-mapped; `refresh` picks up chunks that appeared since."""
+    """All encoded chunks, the text features memory-mapped; `refresh` picks up chunks that appeared since."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -53,6 +64,7 @@ class Features:
         self.chunks: list[int] = []
         self.latents: list[NDArray[np.float16]] = []
         self.texts: list[NDArray[np.float16]] = []
+        self.mirrors: list[NDArray[np.bool_]] = []
         self.refresh()
 
     def refresh(self) -> None:
@@ -61,16 +73,43 @@ class Features:
                 self.chunks.append(chunk)
                 self.latents.append(np.load(folder(self.config) / f"latents-{chunk:04d}.npy"))
                 self.texts.append(np.load(folder(self.config) / f"text-{chunk:04d}.npy", mmap_mode="r"))
+                self.mirrors.append(np.array([mirrors(draw(seed)) for seed in data.seeds(self.config, chunk)]))
 
     def __len__(self) -> int:
         return len(self.chunks) * self.config.world.chunk
 
-    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, Tensor]:
         """Random latents (size, 16, 16, 16) and text features (size, length, width), some of them of ""."""
-        rows = rng.integers(len(self), size=size)
-        which = rng.integers(self.config.text.per_picture, size=size)
-        empty = rng.random(size) < dropout
+        rows, views, which, empty = self._choose(rng, size, dropout)
         pairs = [divmod(int(row), self.config.world.chunk) for row in rows]
-        x = np.stack([self.latents[c][i] for c, i in pairs])
+        x = np.stack([self.latents[c][i, view] for (c, i), view in zip(pairs, views, strict=True)])
         texts = [self.empty if e else self.texts[c][i, w] for (c, i), w, e in zip(pairs, which, empty, strict=True)]
         return torch.from_numpy(x).float(), torch.from_numpy(np.stack(texts)).float()
+
+    def _choose(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Any, Any, Any]:
+        """Pictures, 1 for their mirror images, which of their captions, is the caption dropped; (size,) each."""
+        rows, which = (rng.integers(n, size=size) for n in (len(self), self.config.text.per_picture))
+        views = np.concatenate(self.mirrors)[rows] * rng.integers(2, size=size)
+        return rows, views, which, rng.random(size) < dropout
+
+
+class Resident(Features):
+    """The chunks that are encoded now, held on the device: large batches need them faster than a disk gives them."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.all_latents, self.all_texts = (
+            torch.cat([torch.from_numpy(np.array(part)).to(config.device) for part in parts])
+            for parts in (self.latents, self.texts)
+        )
+        self.nothing = torch.from_numpy(self.empty).to(config.device)
+
+    def refresh(self) -> None:
+        if not self.chunks:
+            super().refresh()
+
+    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, Tensor]:
+        chosen = (torch.from_numpy(part).to(self.nothing.device) for part in self._choose(rng, size, dropout))
+        rows, views, which, empty = chosen
+        texts = torch.where(empty[:, None, None], self.nothing, self.all_texts[rows, which])
+        return self.all_latents[rows, views].float(), texts.float()

@@ -141,6 +141,9 @@ def predict(judge: Judge, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def load(config: Any) -> Judge:
+    """The trained judge; ValueError if there is none."""
+    if not path(config).exists():
+        raise ValueError(f"{path(config)} does not exist: train the judge first")
     judge = Judge()
     judge.load_state_dict(torch.load(path(config), map_location="cpu"))
     return judge.eval()

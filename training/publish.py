@@ -6,28 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from tokenizers import Tokenizer
 
-from training import autoencoder, decoder, text, unet
+from training import autoencoder, decoder, stages, text, unet
 
 
 def pipeline(config: Any) -> StableDiffusionPipeline:
-    """The current state of all parts as one pipeline; parts not trained yet have random weights."""
+    """The latest state of all parts as one pipeline."""
     tokenizer, encoder = text.load(config.paths.runs)
     return StableDiffusionPipeline(
-        vae=without_encoder(decoder.load_ema(config)), text_encoder=encoder, tokenizer=tokenizer,
-        unet=unet.load_ema(config), scheduler=unet.scheduler(),
+        vae=decoder.load_ema(config), text_encoder=encoder, tokenizer=tokenizer,
+        unet=stages.load(config, config.publish.unet), scheduler=unet.scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-
-
-def without_encoder(vae: AutoencoderKL) -> AutoencoderKL:
-    """Zero the unused encoder (encoder_pca.npz takes its place), so that it costs nothing when compressed."""
-    for part in (vae.encoder, vae.quant_conv):
-        for p in part.parameters():
-            p.data.zero_()
-    return vae
 
 
 def publish(config: Any) -> Path:
@@ -36,6 +28,7 @@ def publish(config: Any) -> Path:
     partial, old = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline(config).to(torch.float16).save_pretrained(partial)
+    stages.load(config, config.publish.student).half().save_pretrained(partial / "unet_student")
     _load_as_float32(partial / "text_encoder" / "config.json")
     _slow_tokenizer_files(partial / "tokenizer")
     autoencoder.pca(config).save(partial / "encoder_pca.npz")

@@ -146,5 +146,6 @@ def load(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
 @torch.no_grad()
 def encode(tokenizer: CLIPTokenizer, encoder: CLIPTextModel, texts: list[str], batch: int = 128) -> Tensor:
     """Text features (n, length, width) of the frozen encoder."""
-    parts = [encoder(token_ids(tokenizer, texts[i : i + batch])).last_hidden_state for i in range(0, len(texts), batch)]
-    return torch.cat(parts)
+    starts = range(0, len(texts), batch)
+    ids = [token_ids(tokenizer, texts[i : i + batch]).to(encoder.device) for i in starts]
+    return torch.cat([encoder(part).last_hidden_state for part in ids])

@@ -1,4 +1,7 @@
-"""Training of the UNet: v-prediction (Salimans & Ho 2022), EMA, learning rate by wall clock, two gloo processes."""
+"""Training of the UNet: v-prediction (Salimans & Ho 2022), EMA, learning rate by wall clock.
+
+On CPUs several gloo processes share the work; on CUDA one process trains large batches that never leave the device.
+"""
 
 import json
 import os
@@ -15,9 +18,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from training import memory
+from training import checkpoint, memory
 from training.clock import Clock
-from training.features import Features
+from training.features import Features, Resident
 
 STEPS = 1000
 
@@ -54,28 +57,37 @@ class Trainer:
     def __init__(self, net: UNet2DConditionModel, config: Any, rank: int = 0, world: int = 1) -> None:
         u = config.unet
         self.net, self.u, self.rank, self.world, self.step_number, self.samples = net, u, rank, world, 0, 0
-        net.set_attn_processor(AttnProcessor())  # plain products: the fused kernel's backward is slow in bf16 on CPUs
+        self.since = 0  # step at which the optimiser started anew
+        self.device = next(net.parameters()).device
+        if self.device.type == "cpu":  # the fused kernel's backward is slow in bf16 there
+            net.set_attn_processor(AttnProcessor())
+        net.to(memory_format=torch.channels_last)
+        self.forward = torch.compile(net) if u.compile else net
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.AdamW(
             self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True
         )
-        self.alphas = scheduler().alphas_cumprod
+        self.alphas = scheduler().alphas_cumprod.to(self.device)
 
     def rate(self, progress: float) -> float:
         """Linear warm-up by steps, constant, then a linear fall over the last share of the run."""
-        warm = min(1.0, (self.step_number + 1) / self.u.warmup)
+        warm = min(1.0, (self.step_number - self.since + 1) / self.u.warmup)
         return float(self.u.lr * warm * min(1.0, max(1 - progress, 0.01) / self.u.decay))
 
     def loss(self, source: Source) -> Tensor:
         """Mean squared error of v = alpha eps - sigma x0 at t = 1000 u^power."""
         rng = np.random.default_rng([self.u.seed, self.step_number, self.rank])
-        x0, context = source.batch(rng, self.u.batch, self.u.dropout)
-        t = torch.from_numpy((STEPS * rng.random(len(x0)) ** self.u.power).astype(np.int64))
-        noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
+        x0, context = (part.to(self.device) for part in source.batch(rng, self.u.batch, self.u.dropout))
+        t = torch.from_numpy((STEPS * rng.random(len(x0)) ** self.u.power).astype(np.int64)).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
+        noise = torch.randn(x0.shape, generator=generator, device=self.device)
+        if self.u.noise_offset:  # one number a channel: brightness and contrast move (Dai et al. 2023)
+            offset = torch.randn((*x0.shape[:2], 1, 1), generator=generator, device=self.device)
+            noise = noise + self.u.noise_offset * offset
         alpha, sigma = (a.sqrt()[:, None, None, None] for a in (self.alphas[t], 1 - self.alphas[t]))
-        with torch.autocast("cpu", torch.bfloat16):
-            v = self.net(alpha * x0 + sigma * noise, t, context).sample
+        with torch.autocast(self.device.type, torch.bfloat16):
+            v = self.forward(alpha * x0 + sigma * noise, t, context).sample
         return (v.float() - (alpha * noise - sigma * x0)).square().mean()
 
     def step(self, source: Source, progress: float) -> float:
@@ -90,7 +102,8 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step_number += 1
         self.samples += self.u.batch * self.world
-        decay = min(self.u.ema, (1 + self.step_number) / (10 + self.step_number))
+        steps = self.step_number - self.since
+        decay = min(self.u.ema, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
         return float(loss.detach())
 
@@ -105,14 +118,12 @@ class Trainer:
             g.copy_(part.view_as(g))
 
     def state(self) -> dict[str, Any]:
-        numbers = {"step": self.step_number, "samples": self.samples}
-        return {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()} | numbers
+        return checkpoint.state(self) | {"samples": self.samples}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.ema = [e.clone() for e in state["ema"]]
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number, self.samples = state["step"], state["samples"]
+        """Go on from a state of any device; one of averaged weights alone warms a new optimiser up."""
+        checkpoint.restore(self, state)
+        self.samples = state["samples"]
 
 
 def checkpoint_path(config: Any) -> Path:
@@ -120,10 +131,8 @@ def checkpoint_path(config: Any) -> Path:
 
 
 def save(config: Any, trainer: Trainer, seconds: float) -> None:
-    """Write the checkpoint beside the old one, then rename."""
-    partial = checkpoint_path(config).with_suffix(".partial")
-    torch.save(trainer.state() | {"seconds": seconds}, partial)
-    partial.rename(checkpoint_path(config))
+    numbers = {"seconds": seconds, "device": config.device}
+    checkpoint.save(checkpoint_path(config), trainer.state() | numbers)
 
 
 def load_ema(config: Any) -> UNet2DConditionModel:
@@ -131,9 +140,7 @@ def load_ema(config: Any) -> UNet2DConditionModel:
     torch.manual_seed(config.unet.seed)
     net = build(config)
     if checkpoint_path(config).exists():
-        ema = torch.load(checkpoint_path(config), map_location="cpu", mmap=True)["ema"]
-        for p, e in zip(net.parameters(), ema, strict=True):
-            p.data.copy_(e)
+        checkpoint.copy(net.parameters(), checkpoint.load(checkpoint_path(config))["ema"])
     return net.eval().requires_grad_(False)
 
 
@@ -142,21 +149,24 @@ def _work(rank: int, config: Any, deadline: str | None, port: int) -> None:
     torch.set_num_threads(1)
     memory.keep_freed()
     world = config.unet.processes
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    if world > 1:
+        dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.manual_seed(config.unet.seed)
-    trainer, before = Trainer(build(config), config, rank, world), 0.0
+    trainer, before = Trainer(build(config).to(config.device), config, rank, world), 0.0
     if checkpoint_path(config).exists():
-        state = torch.load(checkpoint_path(config), map_location="cpu")
+        state = checkpoint.load(checkpoint_path(config))
         trainer.restore(state)
-        before = state["seconds"]
+        before = checkpoint.seconds(state, config.device)
     _loop(config, trainer, Clock.start_at(before, config.unet.minutes, deadline))
-    dist.destroy_process_group()
+    if world > 1:
+        dist.destroy_process_group()
 
 
 def _loop(config: Any, trainer: Trainer, clock: Clock) -> None:
     """Step until progress is 1; rank 0's clock decides for all processes."""
-    source, saved, losses = Features(config), time.monotonic(), list[float]()
-    while (progress := _agree(clock.progress())) < 1:
+    source = Resident(config) if config.device == "cuda" else Features(config)
+    saved, losses = time.monotonic(), list[float]()
+    while (progress := _agree(clock.progress(), trainer.world)) < 1:
         losses.append(trainer.step(source, progress))
         if trainer.step_number % 20 == 0:
             source.refresh()
@@ -170,8 +180,10 @@ def _loop(config: Any, trainer: Trainer, clock: Clock) -> None:
         save(config, trainer, clock.elapsed())
 
 
-def _agree(progress: float) -> float:
+def _agree(progress: float, world: int) -> float:
     """Rank 0's value, on every process."""
+    if world == 1:
+        return progress
     value = torch.tensor([progress], dtype=torch.float64)
     dist.broadcast(value, 0)
     return float(value)
@@ -191,4 +203,7 @@ def train(config: Any, deadline: str | None = None) -> None:
     """Train with all processes until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     port = 29500 + os.getpid() % 500
-    spawn(_work, (config, deadline, port), nprocs=config.unet.processes)
+    if config.unet.processes == 1:
+        _work(0, config, deadline, port)
+    else:
+        spawn(_work, (config, deadline, port), nprocs=config.unet.processes)

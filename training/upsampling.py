@@ -147,7 +147,7 @@ def batches(config: Any, net: Upsampler, step: int) -> Iterator[list[Tensor]]:
     size = config.upsampler.batch
     endless = range(step * size, 2**62)
     loader = DataLoader(
-        Crops(config, net), size, sampler=endless, num_workers=workers(config), pin_memory=torch.cuda.is_available()
+        Crops(config, net), size, sampler=endless, num_workers=workers(config), pin_memory=config.device == "cuda"
     )
     return iter(loader)
 
@@ -156,7 +156,7 @@ def train(config: Any, deadline: str | None = None) -> None:
     """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
     render(config)
     u, path = config.upsampler, checkpoint_path(config)
-    trainer = Trainer(build(config).to("cuda" if torch.cuda.is_available() else "cpu"), config)
+    trainer = Trainer(build(config).to(config.device), config)
     clock = Clock.start_at(trainer.restore(path) if path.exists() else 0.0, u.minutes, deadline)
     source, saved, losses = batches(config, trainer.net, trainer.step_number), time.monotonic(), list[Tensor]()
     while (progress := clock.progress()) < 1:

@@ -1,13 +1,17 @@
 """The way back from the repository to torch."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 
+from export.subpixel import SubpixelDecoder
 from export.weights import rebuild
 from service.errors import UnknownModel
 from tests.conftest import Exported
+from tests.models import export_tiny, tiny_sd
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +56,18 @@ def test_rebuilt_scheduler_has_the_configuration_of_the_checkpoint(pipelines) ->
 def test_unknown_model_is_named_with_the_known_ones(exported) -> None:
     with pytest.raises(UnknownModel, match="no model huge; its models: tiny"):
         rebuild(exported.repository, "huge")
+
+
+def test_a_decoder_of_the_projects_own_is_exported_and_rebuilt(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = SubpixelDecoder(4, (0, 8), (0, 1), scaling_factor=0.5)
+    torch.nn.init.normal_(decoder.conv_out.weight)  # at first it adds nothing to the linear map
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_sd(tmp_path / "plain"), vae=decoder.half().float())
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    description = export_tiny(tmp_path / "checkpoint", tmp_path / "repository")
+    assert description.latent.factor == 2
+    sample = torch.randn(1, 4, 6, 4, generator=torch.Generator().manual_seed(0))
+    rebuilt = rebuild(tmp_path / "repository", "tiny").vae
+    assert type(rebuilt) is SubpixelDecoder
+    with torch.no_grad():
+        assert torch.equal(rebuilt.decode(sample).sample, decoder.decode(sample).sample)

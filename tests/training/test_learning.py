@@ -1,7 +1,6 @@
 """Latents, tokenizer and resumption: equalities."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
-from training import autoencoder, config, data, evaluate, text, unet
+from tests.training import tiny
+from training import autoencoder, data, evaluate, text, unet
 from training.clock import Clock
 from training.world import captions, draw
 
@@ -70,40 +70,22 @@ def test_padding_is_end_of_text(tokenizer: CLIPTokenizer) -> None:
     assert ids[1].tolist() == [tokenizer.bos_token_id] + 76 * [tokenizer.eos_token_id]
 
 
-class RandomSource:
-    """Batches of noise, a function of the generator alone."""
-
-    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[torch.Tensor, torch.Tensor]:
-        latents = torch.from_numpy(rng.standard_normal((size, 4, 8, 8), np.float32))
-        return latents, torch.from_numpy(rng.standard_normal((size, 5, 16), np.float32)) * (1 - dropout)
-
-
-def tiny() -> SimpleNamespace:
-    settings = config.load()
-    settings.world.size, settings.autoencoder.channels, settings.text.width = 128, 4, 16
-    settings.unet.blocks, settings.unet.attention, settings.unet.groups = [16, 16], [False, True], 8
-    settings.unet.batch = 4
-    return settings
-
-
 def trainer(seed: int = 0) -> unet.Trainer:
-    torch.manual_seed(seed)
-    return unet.Trainer(unet.build(tiny()), tiny())
+    return unet.Trainer(tiny.network(seed), tiny.settings())
 
 
 def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
     straight, first, second = trainer(), trainer(), trainer(seed=1)
     for _ in range(4):
-        straight.step(RandomSource(), 0.1)
+        straight.step(tiny.RandomSource(), 0.1)
     for _ in range(2):
-        first.step(RandomSource(), 0.1)
+        first.step(tiny.RandomSource(), 0.1)
     torch.save(first.state(), tmp_path / "unet.pt")
     second.restore(torch.load(tmp_path / "unet.pt"))
     for _ in range(2):
-        second.step(RandomSource(), 0.1)
+        second.step(tiny.RandomSource(), 0.1)
     assert second.samples == straight.samples == 16
-    for a, b in zip(straight.parameters + straight.ema, second.parameters + second.ema, strict=True):
-        assert torch.equal(a, b)
+    assert tiny.same(straight, second)
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

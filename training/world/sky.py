@@ -1,145 +1,140 @@
-"""Sky and light: gradients, sun, moon, stars and clouds at four times of day."""
+"""Sky: gradients, sun, moon with phases, stars, the milky way and lit clouds."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from training.world.canvas import Array, Canvas, fractal, mix, rgb, sample, smoothstep
+from training.world.canvas import Array, Frame, fractal, mix, rgb, smoothstep
+from training.world.light import Light
+from training.world.scene import Scene
 
 
-@dataclass(frozen=True)
-class Light:
-    """The light of one time of day; sky runs from the horizon to the zenith."""
-
-    sky: tuple[Array, Array, Array]
-    haze: Array
-    ambient: Array
-    key: Array
-    solid: Array  # tint of the light on objects: brighter than the land's, so that colours stay readable
-    disc: Array
-    elevation: tuple[float, float]  # of sun or moon above the horizon
-    cloud: Array
-
-
-LIGHTS = {
-    "dawn": Light(
-        sky=(rgb(1.0, 0.83, 0.72), rgb(0.93, 0.74, 0.82), rgb(0.5, 0.58, 0.84)),
-        haze=rgb(0.95, 0.81, 0.82),
-        ambient=rgb(0.58, 0.51, 0.62),
-        key=rgb(0.5, 0.38, 0.34),
-        solid=rgb(1.0, 0.93, 0.93),
-        disc=rgb(1.0, 0.97, 0.86),
-        elevation=(0.12, 0.34),
-        cloud=rgb(1.0, 0.87, 0.86),
-    ),
-    "day": Light(
-        sky=(rgb(0.78, 0.92, 1.0), rgb(0.36, 0.67, 0.97), rgb(0.07, 0.33, 0.8)),
-        haze=rgb(0.72, 0.86, 0.97),
-        ambient=rgb(0.46, 0.53, 0.62),
-        key=rgb(0.7, 0.64, 0.52),
-        solid=rgb(1.05, 1.04, 1.0),
-        disc=rgb(1.0, 1.0, 0.94),
-        elevation=(0.55, 0.85),
-        cloud=rgb(1.0, 1.0, 1.0),
-    ),
-    "sunset": Light(
-        sky=(rgb(1.0, 0.76, 0.26), rgb(0.93, 0.36, 0.22), rgb(0.24, 0.11, 0.38)),
-        haze=rgb(0.98, 0.52, 0.24),
-        ambient=rgb(0.42, 0.3, 0.38),
-        key=rgb(0.66, 0.36, 0.16),
-        solid=rgb(1.04, 0.9, 0.82),
-        disc=rgb(1.0, 0.95, 0.62),
-        elevation=(0.05, 0.26),
-        cloud=rgb(1.0, 0.55, 0.42),
-    ),
-    "night": Light(
-        sky=(rgb(0.15, 0.24, 0.5), rgb(0.05, 0.1, 0.28), rgb(0.01, 0.02, 0.08)),
-        haze=rgb(0.09, 0.15, 0.34),
-        ambient=rgb(0.21, 0.27, 0.47),
-        key=rgb(0.27, 0.32, 0.43),
-        solid=rgb(0.84, 0.87, 0.96),
-        disc=rgb(0.97, 0.97, 0.9),
-        elevation=(0.45, 0.8),
-        cloud=rgb(0.14, 0.19, 0.34),
-    ),
-}
+def draw(frame: Frame, light: Light, scene: Scene, rng: np.random.Generator) -> None:
+    """Fill the frame with the sky of the scene, down to a little below the horizon."""
+    bottom = frame.row(light.horizon + 0.08)
+    frame = replace(frame, y=frame.y[:bottom], rgb=frame.rgb[:bottom])
+    x, e = frame.x[None, :], np.maximum(light.horizon - frame.y[:, None], 0)
+    frame.rgb[:] = light.sky(x, e)
+    if light.time == "night":
+        _milky_way(frame, light, rng)
+        _stars(frame, light, rng)
+    frame.rgb += light.glow(x, e)
+    if scene.disc == "moon":
+        _moon(frame, light, rng)
+    elif scene.disc == "sun":
+        _sun(frame, light)
+    if scene.sky == "cloudy":
+        _clouds(frame, light, scene, rng)
+    elif light.time != "night":
+        _veil(frame, light, rng)
 
 
-def gradient(light: Light, elevation: Array) -> Array:
-    """Colour of the sky at an elevation in [0, 1] above the horizon, shape (..., 3)."""
-    stops = np.stack(light.sky)
-    channels = [np.interp(elevation, (0.0, 0.38, 1.1), stops[:, c]) for c in range(3)]
-    return np.stack(channels, -1).astype(np.float32)
+def _disc(frame: Frame, light: Light, radius: float) -> tuple[slice, slice, Array, Array]:
+    """Rows and columns round the disc and its local coordinates in units of the radius."""
+    x, y = light.x, light.horizon - light.elevation
+    rows = slice(frame.row(y - 1.1 * radius), frame.row(y + 1.1 * radius))
+    columns = slice(frame.column(x - 1.1 * radius), frame.column(x + 1.1 * radius))
+    return rows, columns, (frame.x[None, columns] - x) / radius, (frame.y[rows, None] - y) / radius
 
 
-def paint(canvas: Canvas, light: Light, rng: np.random.Generator, time: str) -> tuple[float, float]:
-    """Fill the canvas with sky; returns the position of the sun or moon."""
-    elevation = np.maximum(canvas.horizon - canvas.y, 0)
-    canvas.rgb[:] = gradient(light, elevation)[:, None, :]
-    sun = (float(rng.uniform(-0.65, 0.65)), canvas.horizon - float(rng.uniform(*light.elevation)))
-    if time == "night":
-        _stars(canvas, rng)
-    _glow(canvas, light, sun, time)
-    _disc(canvas, light, sun, time)
-    if rng.random() < (0.45 if time == "night" else 0.7):
-        _clouds(canvas, light, rng, sun)
-    return sun
+def _sun(frame: Frame, light: Light) -> None:
+    radius = light.palette.radius
+    rows, columns, dx, dy = _disc(frame, light, radius)
+    alpha = np.clip((1 - np.hypot(dx, dy)) * radius / frame.pixel + 0.5, 0, 1)
+    block = frame.rgb[rows, columns]
+    block += (light.palette.disc - block) * alpha[..., None]
 
 
-def _stars(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A sprinkling of stars, a few of them bright enough to cover several pixels."""
-    bottom = max(canvas.row(canvas.horizon), 2)
-    for count, brightness, reach in ((90, 0.5, 0), (26, 0.95, 1)):
-        rows, cols = rng.integers(1, bottom, count), rng.integers(1, canvas.size - 1, count)
-        canvas.rgb[rows, cols] += (brightness * rng.uniform(0.4, 1, (count, 1))).astype(np.float32)
-        for dr, dc in ((0, 1), (1, 0), (0, -1), (-1, 0))[: 4 * reach]:
-            canvas.rgb[np.clip(rows + dr, 0, bottom), np.clip(cols + dc, 0, canvas.size - 1)] += np.float32(0.22)
+def _moon(frame: Frame, light: Light, rng: np.random.Generator) -> None:
+    """A sphere lit from the side: phase, maria and a dark limb."""
+    phase, turn = float(rng.uniform(-1.1, 1.1)), float(rng.uniform(-0.6, 0.6))
+    radius, shift = light.palette.radius, float(rng.uniform())
+    rows, columns, dx, dy = _disc(frame, light, radius)
+    r2 = dx * dx + dy * dy
+    across = dx * np.cos(turn) + dy * np.sin(turn)
+    z = np.sqrt(np.maximum(1 - r2, 0))
+    lit = smoothstep(-0.06, 0.3, across * np.sin(phase) + z * np.cos(phase))
+    footprint = frame.pixel / radius * 0.12
+    maria = fractal(1.6, 5, dx * 0.12 + shift, dy * 0.12, footprint)
+    craters = fractal(1.1, 6, dx * 0.3, dy * 0.3 + shift, footprint * 2.5)
+    tone = 1 - 0.42 * smoothstep(0.0, 1.2, maria) + 0.05 * craters
+    alpha = np.clip((1 - np.sqrt(r2)) * radius / frame.pixel + 0.5, 0, 1)
+    block = frame.rgb[rows, columns]
+    block *= (1 - alpha * (1 - 0.25 * (1 - lit)))[..., None]
+    block += light.palette.disc * (alpha * (0.015 + lit * tone))[..., None]
 
 
-def _distance(canvas: Canvas, sun: tuple[float, float]) -> Array:
-    return np.hypot(canvas.x[None, :] - sun[0], canvas.y[:, None] - sun[1])
+def _stars(frame: Frame, light: Light, rng: np.random.Generator) -> None:
+    """Stars of random brightness and tint as small Gaussian spots, as many as a dark night has."""
+    count = 520
+    x, e = rng.uniform(-1.7, 1.7, count), rng.uniform(0.02, 1.9, count)
+    flux = 0.05 + 1.5 * rng.random(count) ** 12 + 0.30 * rng.random(count) ** 4
+    tint = 1 + 0.22 * np.outer(rng.uniform(-1, 1, count), (1, 0.1, -1.0))
+    away = np.hypot(x - light.x, e - light.elevation)
+    flux *= np.clip(e / 0.25, 0.15, 1) * np.clip(away / 0.3 - 0.1, 0, 1)
+    sigma = max(0.0036, 0.55 * frame.pixel)
+    reach = int(np.ceil(2.6 * sigma / frame.pixel))
+    first = np.stack([(light.horizon - e - frame.y[0]) / frame.pixel, (x - frame.x[0]) / frame.pixel], 1)
+    kept = np.all((first > -reach) & (first < np.array(frame.rgb.shape[:2]) + reach), 1)
+    centre = np.rint(first[kept]).astype(int)
+    step = np.arange(-reach, reach + 1)
+    rows, columns = centre[:, :1] + step, centre[:, 1:] + step
+    away = (rows - first[kept, :1])[:, :, None] ** 2 + (columns - first[kept, 1:])[:, None, :] ** 2
+    fall = np.exp(-away * (frame.pixel / sigma) ** 2 / 2)
+    rows, columns = np.broadcast_arrays(rows[:, :, None], columns[:, None, :])
+    inside = (rows >= 0) & (rows < len(frame.y)) & (columns >= 0) & (columns < len(frame.x))
+    spots = (flux[kept, None] * tint[kept])[:, None, None, :] * fall[..., None]
+    np.add.at(frame.rgb, (rows[inside], columns[inside]), spots[inside].astype(np.float32))
 
 
-def _glow(canvas: Canvas, light: Light, sun: tuple[float, float], time: str) -> None:
-    """Scattered light round the disc."""
-    r = _distance(canvas, sun)
-    strength = {"dawn": 0.55, "day": 0.45, "sunset": 0.75, "night": 0.28}[time]
-    canvas.over(light.disc, strength * (0.55 * np.exp(-((r / 0.22) ** 2)) + 0.45 * np.exp(-r / 0.45)))
+def _milky_way(frame: Frame, light: Light, rng: np.random.Generator) -> None:
+    """A band of unresolved stars with dust lanes, brighter where no moon shines."""
+    angle = float(rng.uniform(0.5, 1.1)) * float(rng.choice((-1, 1)))
+    middle, seed = rng.uniform(-0.3, 0.3), rng.uniform()
+    x, e = frame.x[None, :] - middle, light.horizon - frame.y[:, None] - 0.55
+    across, along = x * np.cos(angle) - e * np.sin(angle), x * np.sin(angle) + e * np.cos(angle)
+    footprint = frame.pixel * 0.4
+    wisps = fractal(1.5, 1, across * 0.4 + seed, along * 0.22, footprint)
+    dust = fractal(1.4, 2, across * 0.35, along * 0.3 + seed, footprint)
+    band = np.exp(-(((across + 0.05 * wisps) / 0.26) ** 2)) * np.clip(0.62 + 0.42 * wisps, 0, 2)
+    band *= 1 - 0.75 * np.exp(-(((across + 0.06 * dust) / 0.07) ** 2)) * smoothstep(-0.5, 0.8, dust)
+    strength = 0.10 if abs(light.x) > 1 else 0.035
+    frame.rgb += (strength * band * smoothstep(0, 0.4, e + 0.55))[..., None] * rgb(0.80, 0.85, 1.15)
 
 
-def _disc(canvas: Canvas, light: Light, sun: tuple[float, float], time: str) -> None:
-    """Sun or moon with an antialiased rim; the moon has maria."""
-    radius = {"dawn": 0.085, "day": 0.075, "sunset": 0.13, "night": 0.095}[time]
-    r = _distance(canvas, sun)
-    colour: Array = light.disc
-    if time == "night":
-        maria = sample(fractal(1.6), canvas.x[None, :] * 1.1, canvas.y[:, None] * 1.1)
-        colour = light.disc * (1 - 0.16 * smoothstep(0.1, 0.9, maria))[..., None]
-    canvas.over(colour, np.clip((radius - r) / canvas.pixel + 0.5, 0, 1))
+def _veil(frame: Frame, light: Light, rng: np.random.Generator) -> None:
+    """Faint cirrus, so that a clear sky is no bare gradient."""
+    u0, v0, angle = rng.uniform(0, 1, 3)
+    x, e = frame.x[None, :], np.maximum(light.horizon - frame.y[:, None], 0) + 0.3
+    u, v = x / e * 0.10 + u0 + 0.15 * angle / e, 0.30 / e + v0
+    streaks = fractal(1.7, 2, u, v, frame.pixel * 0.3 / e)
+    alpha = 0.16 * smoothstep(0.3, 2.2, streaks) * smoothstep(0.3, 0.6, e)
+    frame.over(mix(light.palette.lit, light.palette.glow, 0.4), alpha)
 
 
-def _clouds(canvas: Canvas, light: Light, rng: np.random.Generator, sun: tuple[float, float]) -> None:
-    """Perspective cloud deck, thinning towards the horizon and lit from the sun's side."""
-    bottom = max(canvas.row(canvas.horizon), 2)
-    e = canvas.horizon - canvas.y[:bottom, None] + 0.16
-    u, v = canvas.x[None, :] / e * 0.16 + rng.uniform(), 0.34 / e + rng.uniform() + 0 * canvas.x[None, :]
-    tile = fractal(1.65, int(rng.integers(4)))
-    density = sample(tile, u, v)
-    lit = density - sample(tile, u + 0.02 * np.sign(sun[0] + 1e-3), v - 0.02)
-    threshold = float(rng.uniform(0.0, 0.9))
-    alpha = smoothstep(threshold, threshold + 1.1, density) * smoothstep(0.0, 0.3, e - 0.12)
-    shade = np.clip(0.86 + 0.45 * lit, 0.6, 1.0)
-    canvas.over(light.cloud * shade[..., None], 0.92 * alpha)
-
-
-def reflect(light: Light, elevation: Array, depth: float = 0.78) -> Array:
-    """Colour of still water that mirrors the sky at an elevation, darkened and bluer."""
-    return gradient(light, elevation) * (rgb(0.80, 0.92, 1.0) * depth)
-
-
-def shaded(albedo: Array, light: Light, amount: Array | float) -> Array:
-    """Land lit by ambient light plus `amount` of the key light."""
-    return albedo * mix(light.ambient, light.ambient + light.key, amount)
-
-
-__all__ = ["LIGHTS", "Light", "gradient", "paint", "reflect", "shaded"]
+def _clouds(frame: Frame, light: Light, scene: Scene, rng: np.random.Generator) -> None:
+    """A deck of cumulus: self-shadowed towards the sun, with lit edges, thinning into the haze."""
+    u0, v0, cover, size = (float(v) for v in rng.uniform(0, 1, 4))
+    size, number = 0.11 + 0.08 * size, int(rng.integers(1, 5))
+    bottom = max(frame.row(light.horizon), 1)
+    e = np.maximum(light.horizon - frame.y[:bottom, None], 0) + 0.13
+    x = frame.x[None, :]
+    u, v = x / e * size + u0, 0.30 / e + v0
+    footprint = frame.pixel * size / e * 1.2
+    here = fractal(1.6, number, u, v, footprint)
+    du, dv = light.x / (light.elevation + 0.13) * size + u0 - u, 0.30 / (light.elevation + 0.13) + v0 - v
+    length = np.sqrt(du * du + dv * dv) + 0.03
+    there = fractal(1.6, number, u + 0.020 * du / length, v + 0.030 * dv / length, footprint)
+    threshold = 0.75 - 0.9 * cover
+    density = np.clip(here - threshold, 0, None)
+    alpha = (1 - np.exp(-2.6 * density)) * smoothstep(0.13, 0.34, e)
+    shadow = np.exp(-1.1 * np.clip(there - threshold, 0, None) - 0.35 * density)
+    r2 = (x - light.x) ** 2 + (e - 0.13 - light.elevation) ** 2
+    silver = np.exp(-r2 / 0.09) * np.exp(-2.2 * density)
+    p = light.palette
+    colour = mix(p.dark, p.lit, np.clip(1.25 * shadow - 0.08, 0, 1.15))
+    colour = colour + silver[..., None] * p.disc * (0.55 if light.time == "night" else 0.16)
+    haze = np.exp(-(e - 0.13) / 0.30)
+    if scene.disc != "none":
+        alpha = alpha * (1 - 0.8 * np.exp(-r2 / (1.2 * p.radius) ** 2))
+    frame.over(mix(colour, light.sky(x, e * 0 + 0.02) * 1.05, 0.55 * haze), 0.96 * alpha)

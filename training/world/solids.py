@@ -1,168 +1,115 @@
-"""Shaded solids by sphere tracing signed distance fields (Hart 1996), with analytic edge coverage.
-
-World axes: x right, y up, z away from the camera, which stands at height 1 above the floor y = 0.
-"""
+"""Objects on the floor: soft shadows, contact occlusion, mirror images, matte, glossy and metal surfaces."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.world.canvas import Array, Canvas, mix, rgb, smoothstep
-from training.world.scene import Solid
+from training.world.canvas import Array, Frame, luminance, mix, paint, rgb, smoothstep
+from training.world.light import FOCAL
+from training.world.shapes import Placed
 
-FOCAL = 2.2
 PIGMENTS = {
-    "red": rgb(0.88, 0.07, 0.08), "orange": rgb(1.0, 0.47, 0.03), "yellow": rgb(0.99, 0.86, 0.08),
-    "green": rgb(0.08, 0.62, 0.16), "turquoise": rgb(0.06, 0.78, 0.76), "blue": rgb(0.08, 0.22, 0.88),
-    "purple": rgb(0.50, 0.12, 0.76), "pink": rgb(1.0, 0.46, 0.70),
-    "white": rgb(0.96, 0.96, 0.95), "black": rgb(0.07, 0.07, 0.08),
+    "red": paint("d4151b"), "orange": paint("f47a08"), "yellow": paint("f7d417"), "green": paint("17962f"),
+    "turquoise": paint("12bdb8"), "blue": paint("1740d8"), "purple": paint("7a22bd"), "pink": paint("fb7fb4"),
+    "white": paint("eceae6"), "black": paint("19191b"),
 }  # fmt: skip
-
-
-def sphere(x: Array, y: Array, z: Array) -> Array:
-    return np.sqrt(x * x + y * y + z * z) - 1
-
-
-def cube(x: Array, y: Array, z: Array) -> Array:
-    """Box of half height 1 and half width 0.86, rounded by 0.05."""
-    a, b, c = np.abs(x) - 0.81, np.abs(y) - 0.95, np.abs(z) - 0.81
-    outside = np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2 + np.maximum(c, 0) ** 2)
-    return outside + np.minimum(np.maximum(a, np.maximum(b, c)), 0) - 0.05
-
-
-def cylinder(x: Array, y: Array, z: Array) -> Array:
-    a, b = np.sqrt(x * x + z * z) - 0.60, np.abs(y) - 0.96
-    outside = np.sqrt(np.maximum(a, 0) ** 2 + np.maximum(b, 0) ** 2)
-    return outside + np.minimum(np.maximum(a, b), 0) - 0.04
-
-
-def cone(x: Array, y: Array, z: Array) -> Array:
-    """Base radius 0.85 at y = -1, apex at y = 1; the intersection of slant and base bounds the distance."""
-    slant = (2 * np.sqrt(x * x + z * z) + 0.85 * (y - 1)) / np.sqrt(4 + 0.85**2)
-    return np.maximum(slant, -1 - y)
-
-
-def ring(x: Array, y: Array, z: Array) -> Array:
-    """Upright torus of outer radius 1."""
-    q = np.sqrt(x * x + y * y) - 0.73
-    return np.sqrt(q * q + z * z) - 0.27
-
-
-SHAPES: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "sphere": sphere, "cube": cube, "cone": cone, "cylinder": cylinder, "ring": ring,
-}  # fmt: skip
-YAW = {"cube": (0.35, 1.2), "ring": (-0.75, 0.75)}
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A solid at its place: centre on the floor, half height s, yaw, all in world units."""
+class Lamp:
+    """Light on objects: direction and colour of the key light, what is seen in a direction (..., 3), the fill."""
 
-    solid: Solid
-    x: float
-    z: float
-    s: float
-    cos: float
-    sin: float
-
-    @classmethod
-    def stand(cls, solid: Solid, horizon: float, base: float) -> "Placed":
-        """Put a solid on the floor so that its foot appears at height `base` of the picture."""
-        z = FOCAL / (base - horizon)
-        low, high = YAW.get(solid.kind, (0.0, 1.0))
-        yaw = low + (high - low) * solid.yaw
-        return cls(solid, solid.x * z / FOCAL, z, solid.height * z / FOCAL, float(np.cos(yaw)), float(np.sin(yaw)))
-
-    def distance(self, x: Array, y: Array, z: Array) -> Array:
-        """Signed distance in world units."""
-        lx, ly, lz = (x - self.x) / self.s, y / self.s - 1, (z - self.z) / self.s
-        local = SHAPES[self.solid.kind](lx * self.cos + lz * self.sin, ly, lz * self.cos - lx * self.sin)
-        return local * np.float32(self.s)
-
-    def normal(self, x: Array, y: Array, z: Array) -> Array:
-        """Gradient of the distance by central differences, (..., 3)."""
-        h = np.float32(0.012 * self.s)
-        g = np.stack([
-            self.distance(x + h, y, z) - self.distance(x - h, y, z),
-            self.distance(x, y + h, z) - self.distance(x, y - h, z),
-            self.distance(x, y, z + h) - self.distance(x, y, z - h),
-        ], -1)  # fmt: skip
-        return g / np.maximum(np.linalg.norm(g, axis=-1, keepdims=True), 1e-6)
+    toward: Array
+    key: Array
+    fill: Array
+    bounce: Array  # light from the floor
+    around: Callable[[Array], Array]
+    softness: float = 9.0
 
 
-def cast_shadows(canvas: Canvas, placed: list[Placed], sun: Array, strength: float) -> None:
-    """Soft shadows (penumbra = k d / t) and contact occlusion on the floor, at half resolution."""
-    row = canvas.row(canvas.horizon + 0.06) // 2 * 2
-    x, y = canvas.x[::2] + canvas.pixel / 2, canvas.y[row::2] + canvas.pixel / 2
-    t = 1 / np.maximum(y[:, None] - canvas.horizon, 0.03)
-    px, pz = x[None, :] * t, FOCAL * t + 0 * x[None, :]
-    light = np.ones_like(px)
+def stand(frame: Frame, horizon: float, placed: list[Placed], lamp: Lamp, mirror: float) -> None:
+    """Put solids on the floor: mirror images first, then shadows, then the solids from far to near."""
+    order = sorted(placed, key=lambda p: -p.z)
+    if mirror:
+        for p in order:
+            _draw(frame, horizon, replace(p, flip=-1.0), order, lamp, mirror)
+    _shadows(frame, horizon, order, lamp)
+    for p in order:
+        _draw(frame, horizon, p, order, lamp, 1.0)
+
+
+def _region(frame: Frame, p: Placed, horizon: float) -> tuple[slice, slice]:
+    """Rows and columns that a solid or its mirror image may touch."""
+    foot, h = horizon + FOCAL / p.z, p.solid.height
+    x = p.x * FOCAL / p.z
+    rows = (foot - 2.5 * h, foot + 0.75 * h) if p.flip > 0 else (foot - 0.4 * h, foot + 2.8 * h)
+    return slice(*(frame.row(y) for y in rows)), slice(frame.column(x - 1.5 * h), frame.column(x + 1.5 * h))
+
+
+def _shadows(frame: Frame, horizon: float, placed: list[Placed], lamp: Lamp) -> None:
+    """Darken the floor where the key light is hidden and where solids touch it."""
+    top = frame.row(horizon + 0.05)
+    t = 1 / np.maximum(frame.y[top:, None] - horizon, 0.03)
+    x, z = frame.x[None, :] * t, FOCAL * t + 0 * frame.x[None, :]
+    floor = np.zeros_like(x)
+    share = luminance(lamp.key) * lamp.toward[1]
+    share = float(share / (share + 0.75 * luminance(lamp.fill)))
+    light = np.ones_like(x)
     for p in placed:
-        d = np.maximum(p.distance(px, np.zeros_like(px), pz), 0)
-        light *= 1 - 0.55 * np.exp(-d / (0.22 * p.s))
-        light *= 1 - strength * (1 - _visibility(p, px, pz, sun))
-    full = np.repeat(np.repeat(light, 2, 0), 2, 1)
-    full[1:-1] = (full[:-2] + 2 * full[1:-1] + full[2:]) / 4
-    full[:, 1:-1] = (full[:, :-2] + 2 * full[:, 1:-1] + full[:, 2:]) / 4
-    canvas.rgb[row:] *= full[: canvas.size - row, :, None]
+        d = np.maximum(p.distance(x, floor, z), 0)
+        light *= 1 - 0.62 * np.exp(-d / (0.10 * p.s)) - 0.22 * np.exp(-d / (0.5 * p.s))
+        light *= 1 - share * (1 - p.visibility(x, floor, z, lamp.toward, lamp.softness))
+    cool = mix(lamp.fill / lamp.fill.max(), rgb(1, 1, 1), np.clip(0.55 + 0.45 * light, 0, 1))
+    frame.rgb[top:] *= light[..., None] * cool
 
 
-def _visibility(p: Placed, x: Array, z: Array, sun: Array) -> Array:
-    """Fraction of the light that reaches floor points (x, 0, z)."""
-    t = np.full_like(x, 0.03 * p.s)
-    seen = np.ones_like(x)
-    for _ in range(14):
-        d = p.distance(x + sun[0] * t, sun[1] * t, z + sun[2] * t)
-        seen = np.minimum(seen, 9 * d / t)
-        t = t + np.clip(d, 0.04 * p.s, 0.5 * p.s)
-    return smoothstep(0, 1, seen)
-
-
-def paint(canvas: Canvas, p: Placed, sun: Array, tint: Array, bounce: Array, sky: Array) -> None:
-    """Trace and shade one solid into the canvas."""
-    reach = 1.45 * p.solid.height
-    foot = canvas.horizon + FOCAL / p.z
-    r0, r1 = canvas.row(foot - 2.25 * p.solid.height), canvas.row(foot + 0.7 * p.solid.height)
-    c0, c1 = canvas.row(p.solid.x - reach), canvas.row(p.solid.x + reach)
-    dx, dy = np.broadcast_arrays(canvas.x[None, c0:c1], canvas.horizon - canvas.y[r0:r1, None])
-    t, nearest = _march(p, dx, dy)
-    alpha = np.clip(1.25 - nearest * FOCAL / (t * canvas.pixel), 0, 1)
+def _draw(frame: Frame, horizon: float, p: Placed, others: list[Placed], lamp: Lamp, opacity: float) -> None:
+    """Trace and shade one solid into the frame."""
+    rows, columns = _region(frame, p, horizon)
+    if rows.stop <= rows.start or columns.stop <= columns.start:
+        return
+    dx, dy = np.broadcast_arrays(frame.x[None, columns], horizon - frame.y[rows, None])
+    t, alpha = p.trace(dx, dy, frame.pixel)
     x, y, z = dx * t, 1 + dy * t, FOCAL * t
     view = -np.stack([dx, dy, np.full_like(dx, FOCAL)], -1)
-    view /= np.linalg.norm(view, axis=-1, keepdims=True)
-    colour = _shade(p, p.normal(x, y, z), view, sun, tint, bounce, sky, np.clip(y / p.s, 0, 2))
-    block = canvas.rgb[r0:r1, c0:c1]
+    view /= np.sqrt((view * view).sum(-1, keepdims=True))
+    if p.flip < 0:
+        alpha = alpha * opacity * (0.35 + 0.65 * np.exp(np.minimum(y, 0) / (0.9 * p.s))) * (y < 0)
+        view = view * rgb(1, -1, 1)
+        p, y = replace(p, flip=1.0), -y
+    n = p.normal(x, y, z)
+    hidden = np.ones_like(x)
+    for other in others:
+        if other.solid is not p.solid:
+            hidden = hidden * other.visibility(x, y, z, lamp.toward, lamp.softness)
+    colour = _shade(p, n, view, lamp, hidden, np.clip(y / p.s, 0, 2))
+    block = frame.rgb[rows, columns]
     block += (colour - block) * alpha[..., None]
 
 
-def _march(p: Placed, dx: Array, dy: Array) -> tuple[Array, Array]:
-    """Sphere tracing: the parameter of the nearest approach and its distance, per ray (dx, dy, FOCAL)."""
-    length = np.sqrt(dx * dx + dy * dy + FOCAL**2)
-    t = np.full_like(dx, (p.z - 1.7 * p.s) / FOCAL)
-    best, nearest = t.copy(), np.full_like(dx, np.inf)
-    for _ in range(28):
-        d = p.distance(dx * t, 1 + dy * t, FOCAL * t)
-        closer = d < nearest
-        best, nearest = np.where(closer, t, best), np.where(closer, d, nearest)
-        t = t + 0.95 * np.maximum(d, 0) / length
-    return best, np.maximum(nearest, 0)
-
-
-def _shade(
-    p: Placed, n: Array, view: Array, sun: Array, tint: Array, bounce: Array, sky: Array, height: Array
-) -> Array:
-    """Wrapped diffuse, sky and floor light, Blinn-Phong highlight and a Fresnel rim."""
+def _shade(p: Placed, n: Array, view: Array, lamp: Lamp, seen: Array, height: Array) -> Array:
+    """Diffuse light, and by material a soft sheen, a clear coat (Schlick's Fresnel) or a tinted mirror."""
     pigment = PIGMENTS[p.solid.colour]
-    facing = n @ sun
-    diffuse = np.clip((facing + 0.25) / 1.25, 0, 1)
+    facing = np.clip((n @ lamp.toward + 0.12) / 1.12, 0, 1) * seen
     up = 0.5 + 0.5 * n[..., 1]
-    ambient = mix(0.55 * bounce + 0.10, 0.5 * sky + 0.45, up) * (0.55 + 0.45 * smoothstep(0, 0.5, height))[..., None]
-    colour = pigment * tint * (0.56 * ambient + 0.74 * diffuse[..., None])
-    half = sun + view
-    half /= np.linalg.norm(half, axis=-1, keepdims=True)
-    sharp, gain = (70.0, 0.85) if p.solid.glossy else (9.0, 0.10)
-    highlight = gain * np.clip((n * half).sum(-1), 0, 1) ** sharp
-    fresnel = (1 - np.clip((n * view).sum(-1), 0, 1)) ** 3
-    rim = (0.30 if p.solid.glossy else 0.14) * fresnel * up
-    return colour + tint * highlight[..., None] + sky * rim[..., None]
+    grounded = 0.45 + 0.55 * smoothstep(0, 0.55, height)
+    ambient = mix(lamp.bounce, lamp.fill, up) * (grounded * (0.7 + 0.3 * up))[..., None]
+    diffuse = pigment * (lamp.key * facing[..., None] + ambient)
+    cosine = np.clip((n * view).sum(-1), 0, 1)
+    fresnel = (1 - cosine) ** 5
+    mirrored = 2 * cosine[..., None] * n - view
+    half = lamp.toward + view
+    half /= np.sqrt((half * half).sum(-1, keepdims=True))
+    spark = np.clip((n * half).sum(-1), 0, 1) * (seen > 0.3)
+    if p.solid.material == "matte":
+        sheen = lamp.key * (0.035 * spark**12 * seen)[..., None]
+        return np.asarray(diffuse + sheen + 0.12 * fresnel[..., None] * lamp.fill)
+    image = lamp.around(mirrored) * grounded[..., None]
+    if p.solid.material == "glossy":
+        coat = (0.045 + 0.6 * fresnel)[..., None]
+        spots = (1.5 * spark**260 + 0.05 * spark**30)[..., None]
+        return np.asarray(diffuse * (1 - coat) + coat * image + lamp.key * spots)
+    tint = mix(0.10 + 0.90 * pigment, rgb(1, 1, 1), 0.8 * fresnel)
+    spots = (0.8 * spark**40 + 1.6 * spark**300)[..., None]
+    return np.asarray(0.40 * diffuse + 0.95 * tint * image + pigment * lamp.key * spots)
