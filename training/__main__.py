@@ -217,9 +217,10 @@ def curve(config: Any) -> None:
 @main.command()
 @click.option("--recipe", type=click.Path(exists=True, path_type=Path), help="Default: training/upsampler.toml.")
 @click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.option("--begin", help="Without a checkpoint, begin at the upsampler of this model of the repository.")
 @click.option("--into", help="Instead, give the trained network to this model of the repository.")
 @click.pass_obj
-def upsampler(config: Any, recipe: Path | None, deadline: str | None, into: str | None) -> None:
+def upsampler(config: Any, recipe: Path | None, deadline: str | None, begin: str | None, into: str | None) -> None:
     """Train the upsampler on crops of large renders; resumes from its checkpoint."""
     from training import upsampling as stage
 
@@ -227,7 +228,7 @@ def upsampler(config: Any, recipe: Path | None, deadline: str | None, into: str 
     if into:
         stage.publish(config, into)
     else:
-        stage.train(config, deadline)
+        stage.train(config, deadline, begin)
 
 
 @main.command()

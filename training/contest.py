@@ -21,7 +21,7 @@ FLASH = {"sampler": "flash", "schedule": "trailing", "guidance_scale": 1.0}
 def tuned(config: Any) -> Entries:
     """The pretrained model, and what tuning on every selection made of it."""
     c = config.curation
-    names = ["unet", *(f"curated-{n}" for n in c.counts), f"random-{max(c.counts)}"]
+    names = ["unet", *(f"curated-{n}" for n in c.counts), f"random-{c.control}"]
     return {name: (name, {}) for name in names if stages.path(config, name).exists()}
 
 
@@ -98,7 +98,7 @@ def curve(config: Any, rows: dict[str, Any], target: Path) -> Path:
 
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for number, kind in enumerate(("curated", "random")):
-        counts = [n for n in config.curation.counts if f"{kind}-{n}" in rows]
+        counts = [n for n in sorted({*config.curation.counts, config.curation.control}) if f"{kind}-{n}" in rows]
         rates = [preference.Verdict(**rows[f"{kind}-{n}"]["preferred"]).rate for n in counts]
         shares = np.array([rate.hits / max(rate.total, 1) for rate in rates])
         ends = np.array([rate.interval() for rate in rates]).reshape(-1, 2)

@@ -121,9 +121,9 @@ def curate(config: Any) -> dict[str, Any]:
         f"curated-{n}": kept[select(score[kept], cluster[kept], thumbnails[kept], n, c.power, c.distance)]
         for n in c.counts
     }
-    top = kept[np.argsort(-score[kept], kind="stable")[: max(c.counts)]]
-    drawn = np.random.default_rng(c.seed).permutation(len(seeds))[: max(c.counts)]
-    chosen[f"random-{max(c.counts)}"] = drawn
+    top = kept[np.argsort(-score[kept], kind="stable")[: c.control]]
+    drawn = np.random.default_rng(c.seed).permutation(len(seeds))[: c.control]
+    chosen[f"random-{c.control}"] = drawn
     stages = {"pool": np.arange(len(seeds)), "filtered": kept, "top scores, no clusters": top} | chosen
     scenes = [draw(int(seed)) for seed in seeds]
     report = {name: describe([scenes[i] for i in rows], c.concepts) for name, rows in stages.items()}

@@ -32,18 +32,18 @@ class Crop(NamedTuple):
     thumbnail: Pixels
 
 
-def crop(picture: Pixels, sizes: Sizes, blocks: int, rng: np.random.Generator) -> Crop:
+def crop(picture: Pixels, thumbnail: Pixels, sizes: Sizes, blocks: int, rng: np.random.Generator) -> Crop:
     """A random square of ``blocks`` x ``blocks`` of a picture, mirrored or not, and its degraded version."""
     margin, side = sizes.block // sizes.factor, (blocks + 2) * sizes.block
     top, left = rng.integers(0, np.array(picture.shape[:2]) - side, endpoint=True)
     part = picture[top : top + side, left : left + side]
     if rng.random() < 0.5:
-        part, picture = part[:, ::-1], picture[:, ::-1]
+        part, thumbnail = part[:, ::-1], thumbnail[:, ::-1]
     lowres = np.array(degrade(Image.fromarray(part), side // sizes.factor, rng))
     _replicate(lowres, margin, rng)
     base = lanczos.strip(Image.fromarray(lowres), sizes.factor, sizes.block, side - sizes.block)
     inside = slice(sizes.block, -sizes.block)
-    return Crop(part[inside, inside].copy(), base[:, inside], lowres, lanczos.thumbnail(picture, sizes.thumbnail))
+    return Crop(part[inside, inside].copy(), base[:, inside], lowres, thumbnail)
 
 
 def degrade(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training import autoencoder, data, text
+from training import autoencoder, curation, data, text
 from training.world import Scene, captions, draw
 
 
@@ -56,7 +56,7 @@ def mirrors(scene: Scene) -> bool:
 
 
 class Features:
-    """All encoded chunks, the text features memory-mapped; `refresh` picks up chunks that appeared since."""
+    """All encoded chunks or a selection's pictures; `refresh` picks up chunks that appeared since."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -65,6 +65,9 @@ class Features:
         self.latents: list[NDArray[np.float16]] = []
         self.texts: list[NDArray[np.float16]] = []
         self.mirrors: list[NDArray[np.bool_]] = []
+        name = config.unet.selection
+        self.selected = frozenset(curation.selection(config, name)) if name else None
+        self.rows: NDArray[np.int_] = np.empty(0, int)
         self.refresh()
 
     def refresh(self) -> None:
@@ -74,9 +77,11 @@ class Features:
                 self.latents.append(np.load(folder(self.config) / f"latents-{chunk:04d}.npy"))
                 self.texts.append(np.load(folder(self.config) / f"text-{chunk:04d}.npy", mmap_mode="r"))
                 self.mirrors.append(np.array([mirrors(draw(seed)) for seed in data.seeds(self.config, chunk)]))
+        seeds = [seed for chunk in self.chunks for seed in data.seeds(self.config, chunk)]
+        self.rows = np.array([i for i, seed in enumerate(seeds) if self.selected is None or seed in self.selected])
 
     def __len__(self) -> int:
-        return len(self.chunks) * self.config.world.chunk
+        return len(self.rows)
 
     def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, Tensor]:
         """Random latents (size, 16, 16, 16) and text features (size, length, width), some of them of ""."""
@@ -86,9 +91,10 @@ class Features:
         texts = [self.empty if e else self.texts[c][i, w] for (c, i), w, e in zip(pairs, which, empty, strict=True)]
         return torch.from_numpy(x).float(), torch.from_numpy(np.stack(texts)).float()
 
-    def _choose(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Any, Any, Any]:
+    def _choose(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Any, Any, Any, Any]:
         """Pictures, 1 for their mirror images, which of their captions, is the caption dropped; (size,) each."""
-        rows, which = (rng.integers(n, size=size) for n in (len(self), self.config.text.per_picture))
+        places, which = (rng.integers(n, size=size) for n in (len(self), self.config.text.per_picture))
+        rows = self.rows[places]
         views = np.concatenate(self.mirrors)[rows] * rng.integers(2, size=size)
         return rows, views, which, rng.random(size) < dropout
 

@@ -28,7 +28,8 @@ def publish(config: Any) -> Path:
     partial, old = target.with_name(target.name + ".partial"), target.with_name(target.name + ".old")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline(config).to(torch.float16).save_pretrained(partial)
-    stages.load(config, config.publish.student).half().save_pretrained(partial / "unet_student")
+    if config.publish.student:
+        stages.load(config, config.publish.student).half().save_pretrained(partial / "unet_student")
     _load_as_float32(partial / "text_encoder" / "config.json")
     _slow_tokenizer_files(partial / "tokenizer")
     autoencoder.pca(config).save(partial / "encoder_pca.npz")

@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training import autoencoder, checkpoint, curation, data, evaluate, judge, preference, sampling, stages, text, unet
+from training import (
+    autoencoder,
+    checkpoint,
+    curation,
+    data,
+    evaluate,
+    features,
+    judge,
+    preference,
+    sampling,
+    stages,
+    text,
+    unet,
+)
 from training.world import captions, draw
 
 History = list[dict[str, float]]
@@ -37,14 +50,18 @@ class Chosen:
 
 
 def chosen(config: Any, name: str) -> Chosen:
-    """The pictures of a selection, encoded."""
+    """The pictures of a selection and their mirror images, encoded."""
     seeds, (tokenizer, encoder) = curation.selection(config, name), text.load(config.paths.runs)
-    pca = autoencoder.pca(config)
-    latents = np.concatenate([pca.encode(part) for part in _pictures(config, seeds)])
+    pca, views = autoencoder.pca(config), list[tuple[NDArray[Any], NDArray[Any]]]()
+    for part in _pictures(config, seeds):
+        views.append((pca.encode(part), pca.encode(part[:, :, ::-1])))
+    plain, mirrored = (torch.from_numpy(np.concatenate(view)) for view in zip(*views, strict=True))
     texts = [c for seed in seeds for c in captions(draw(seed), config.text.per_picture)]
-    features = text.encode(tokenizer, encoder.to(config.device), ["", *texts]).half()
-    rows = features[1:].unflatten(0, (len(seeds), -1))
-    return Chosen(torch.from_numpy(latents).half().to(config.device), rows, features[0])
+    encoded = text.encode(tokenizer, encoder.to(config.device), ["", *texts]).half()
+    rows = encoded[1:].unflatten(0, (len(seeds), -1))
+    fit = torch.tensor([features.mirrors(draw(seed)) for seed in seeds])
+    latents = torch.cat([plain, mirrored[fit]]).half().to(config.device)
+    return Chosen(latents, torch.cat([rows, rows[fit.to(rows.device)]]), encoded[0])
 
 
 def _pictures(config: Any, seeds: Sequence[int]) -> Iterator[NDArray[np.uint8]]:

@@ -134,15 +134,18 @@ class Layer(nn.Module):
         self.modulation = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, bias: Tensor, neighbours: Callable[[Tensor], tuple[Tensor, ...]]
+        self, x: Tensor, modulation: Tensor, bias: Tensor | None, neighbours: Callable[[Tensor], tuple[Tensor, ...]]
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, n, width], modulation [B, 6, width] -> tokens and their K/V [B, 2, heads, n, head]."""
+        """Tokens [B, n, width], modulation [B, 6, width] -> tokens and their K/V [B, 2, heads, n, head].
+
+        Without neighbours at all there is no bias either.
+        """
         shift, scale, gate, shift2, scale2, gate2 = (modulation + self.modulation)[:, :, None].unbind(1)
         h = self.norm(x) * (1 + scale) + shift
         own = self.attention.keys_values(h)
         others = neighbours(own)
-        keys = [own[:, 0], *(turn(other[:, 0]) for turn, other in zip(self.turns, others, strict=True))]
-        key = torch.cat([key + source for key, source in zip(keys, self.sources, strict=True)], -2)
+        keys = [own[:, 0], *(turn(other[:, 0]) for turn, other in zip(self.turns, others, strict=bool(others)))]
+        key = torch.cat([key + source for key, source in zip(keys, self.sources, strict=bool(others))], -2)
         value = torch.cat([own[:, 1], *(other[:, 1] for other in others)], -2)
         x = x + gate * self.attention.attend(self.attention.queries(h), key, value, bias)
         return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2), own
@@ -204,12 +207,14 @@ class Upsampler(nn.Module):
             return pixels.unfold(2, size, stride).unfold(3, size, stride).movedim(1, 3).flatten(0, 2)
 
         def shifted(_: int, own: Tensor) -> tuple[Tensor, ...]:
+            if count == 1:
+                return ()  # a quarter of the keys, and the same result as with three that weigh nothing
             tiled = own.unflatten(0, (batch, rows, columns))
             return tuple(tiled.roll((-down, -right), (1, 2)).flatten(0, 2) for down, right in NEIGHBOURS.values())
 
         places = product(range(rows), range(columns))
         there = [[r + down >= 0 and c + right >= 0 for down, right in NEIGHBOURS.values()] for r, c in places]
-        present = torch.tensor(there, dtype=sample.dtype, device=sample.device).repeat(batch, 1)
+        present = torch.tensor(there, dtype=sample.dtype, device=sample.device).repeat(batch, 1) if count > 1 else None
         x0, _ = self._denoise(
             blocks(sample, s.block, s.block), sigma.repeat_interleave(count), blocks(base, s.block, s.block),
             blocks(lowres, s.window, s.window // 3), self._global(sigma, thumbnail).repeat_interleave(count, 0),
@@ -227,7 +232,7 @@ class Upsampler(nn.Module):
 
     def _denoise(
         self, sample: Tensor, sigma: Tensor, base: Tensor, lowres: Tensor, shared: Tensor,
-        present: Tensor, neighbours: Neighbours,
+        present: Tensor | None, neighbours: Neighbours,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         s, dtype = self.sizes, self.embed.weight.dtype
         variance = (sigma**2 + s.sigma_data**2)[:, None, None, None]
@@ -237,8 +242,7 @@ class Upsampler(nn.Module):
         around = self.cross.keys_values(self.lowres(patches(lowres.to(dtype), s.lowres_patch)))
         x = x + self.cross.attend(self.cross.queries(self.norm(x)), *around.unbind(1))
         modulation = self.modulation(shared).unflatten(1, (6, -1))
-        there = torch.cat([torch.ones_like(present[:, :1]), present], 1).to(dtype)
-        bias = ((1 - there) * MASKED)[:, :, None].expand(-1, -1, s.side**2).flatten(1)[:, None, None]
+        bias = None if present is None else self._bias(present.to(dtype))
         caches = []
         for index, layer in enumerate(self.layers):
             x, own = layer(x, modulation, bias, lambda own, index=index: neighbours(index, own))
@@ -248,3 +252,8 @@ class Upsampler(nn.Module):
         change = functional.pixel_shuffle(out.mT.unflatten(2, (s.side, s.side)), s.patch).to(sample.dtype)
         skip, scale = s.sigma_data**2 / variance, sigma[:, None, None, None] * s.sigma_data * variance.rsqrt()
         return base + skip * beyond + scale * change, torch.stack(caches, 1)
+
+    def _bias(self, present: Tensor) -> Tensor:
+        """What hides the keys of absent neighbours, [B, 1, 1, sources x tokens]."""
+        there = torch.cat([torch.ones_like(present[:, :1]), present], 1)
+        return ((1 - there) * MASKED)[:, :, None].expand(-1, -1, self.sizes.side**2).flatten(1)[:, None, None]

@@ -5,15 +5,18 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from service.upscaling import lanczos
 from training import data
 from training.clock import Clock
 from training.degradations import crop
@@ -47,15 +50,23 @@ def render(config: Any) -> None:
 class Crops(Dataset[tuple[Tensor, ...]]):
     """Sample number i is a function of the seed and i alone: uint8 tensors [h, w, 3]."""
 
-    def __init__(self, config: Any, net: Upsampler) -> None:
-        self.seed, self.blocks, self.sizes = config.upsampler.seed, config.upsampler.crop, net.sizes
+    def __init__(self, config: Any, net: Upsampler, blocks: int) -> None:
+        self.seed, self.blocks, self.sizes = config.upsampler.seed, blocks, net.sizes
+        self.pictures = config.renders.chunk
         self.chunks = [chunk_path(config, index) for index in range(config.renders.chunks)]
+        self.thumbnail = cache(self._thumbnail)
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng([self.seed, number])
-        chunk = np.load(self.chunks[rng.integers(len(self.chunks))], mmap_mode="r")
-        cut = crop(np.asarray(chunk[rng.integers(len(chunk))]), self.sizes, self.blocks, rng)
+        file, row = self.chunks[rng.integers(len(self.chunks))], rng.integers(self.pictures)
+        cut = crop(self._picture(file, row), self.thumbnail(file, row), self.sizes, self.blocks, rng)
         return tuple(torch.from_numpy(np.array(part)) for part in cut)
+
+    def _picture(self, file: Path, row: int) -> NDArray[np.uint8]:
+        return np.asarray(np.load(file, mmap_mode="r")[row])
+
+    def _thumbnail(self, file: Path, row: int) -> NDArray[np.uint8]:
+        return lanczos.thumbnail(self._picture(file, row), self.sizes.thumbnail)
 
 
 class Trainer:
@@ -142,24 +153,49 @@ def load_ema(config: Any) -> Upsampler:
     return net.eval().requires_grad_(False)
 
 
-def batches(config: Any, net: Upsampler, step: int) -> Iterator[list[Tensor]]:
-    """Batches from one step on, without end."""
-    size = config.upsampler.batch
+def batches(config: Any, net: Upsampler, step: int, blocks: int) -> Iterator[list[Tensor]]:
+    """Batches of crops of so many blocks a side from one step on, without end; all have as many blocks."""
+    size = config.upsampler.batch * (config.upsampler.crop // blocks) ** 2
     endless = range(step * size, 2**62)
     loader = DataLoader(
-        Crops(config, net), size, sampler=endless, num_workers=workers(config), pin_memory=config.device == "cuda"
+        Crops(config, net, blocks),
+        size,
+        sampler=endless,
+        num_workers=workers(config),
+        pin_memory=config.device == "cuda",
     )
     return iter(loader)
 
 
-def train(config: Any, deadline: str | None = None) -> None:
-    """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
+def published(config: Any, name: str) -> Upsampler:
+    """The upsampler that this model of the repository has; ValueError if it has none of the configured sizes."""
+    from export.weights import load_state_dict
+
+    file = config.paths.repository / f"{name}_upsampler" / "1" / "model.onnx"
+    if not file.exists():
+        raise ValueError(f"{file} does not exist: {name} has no upsampler to go on from")
+    net = build(config)
+    try:
+        net.load_state_dict({key: value.float() for key, value in load_state_dict(file).items()})
+    except RuntimeError as error:
+        raise ValueError(f"{name}: the published upsampler is not the configured one: {error}") from error
+    return net
+
+
+def train(config: Any, deadline: str | None = None, begin: str | None = None) -> None:
+    """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint.
+
+    Without one it begins at random weights, or at those of a published model.
+    """
     render(config)
     u, path = config.upsampler, checkpoint_path(config)
-    trainer = Trainer(build(config).to(config.device), config)
+    trainer = Trainer((published(config, begin) if begin else build(config)).to(config.device), config)
     clock = Clock.start_at(trainer.restore(path) if path.exists() else 0.0, u.minutes, deadline)
-    source, saved, losses = batches(config, trainer.net, trainer.step_number), time.monotonic(), list[Tensor]()
+    source, blocks, saved, losses = iter(list[list[Tensor]]()), 0, time.monotonic(), list[Tensor]()
     while (progress := clock.progress()) < 1:
+        wanted = 1 if progress < u.alone else u.crop
+        if wanted != blocks:
+            blocks, source = wanted, batches(config, trainer.net, trainer.step_number, wanted)
         losses.append(trainer.step(next(source), progress))
         if trainer.step_number % LOG == 0:
             _log(config, trainer, clock, losses)
@@ -173,7 +209,8 @@ def train(config: Any, deadline: str | None = None) -> None:
 def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[Tensor]) -> None:
     row = {
         "seconds": round(clock.elapsed(), 1), "step": trainer.step_number,
-        "samples": trainer.step_number * trainer.u.batch, "loss": round(float(torch.stack(losses).mean()), 5),
+        "blocks": trainer.step_number * trainer.u.batch * trainer.u.crop**2,
+        "loss": round(float(torch.stack(losses).mean()), 5),
         "rate": trainer.rate(clock.progress()),
     }  # fmt: skip
     with (config.paths.runs / "upsampler.jsonl").open("a") as file:
