@@ -48,7 +48,7 @@ def frozen(vae: Any, z: Tensor) -> Iterator[None]:
         weight, bias = (parameter.view(-1, *[1] * (x.dim() - 2)) for parameter in (norm.weight, norm.bias))
         return x * weight + bias
 
-    norms = [module for module in vae.decoder.modules() if isinstance(module, nn.GroupNorm)]
+    norms = [module for module in vae.modules() if isinstance(module, nn.GroupNorm)]
     hooks = [norm.register_forward_hook(normed) for norm in norms]
     with torch.no_grad():
         vae.decode(z)

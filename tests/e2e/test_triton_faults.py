@@ -81,7 +81,7 @@ def nothing_leaks(server: TritonServer) -> Iterator[None]:
     yield
     eventually(lambda: all(now <= earlier for now, earlier in zip(held(), before, strict=True)))
     eventually(lambda: not regions(server))
-    assert not list(shelf.SHARED_MEMORY.glob("darkroom.*"))
+    eventually(lambda: not list(shelf.SHARED_MEMORY.glob("darkroom.*")))  # another worker's tests may hold some
 
 
 @pytest.fixture

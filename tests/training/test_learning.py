@@ -92,7 +92,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     run = trainer()
     assert run.rate(0.0) == pytest.approx(run.u.lr / run.u.warmup)
     run.step_number = run.u.warmup
-    assert run.rate(0.5) == pytest.approx(run.u.lr)
+    assert run.rate(1 - run.u.decay) == pytest.approx(run.u.lr)
     assert run.rate(0.8) == pytest.approx(run.u.lr * 0.2 / run.u.decay)
 
 

@@ -87,7 +87,7 @@ def test_the_noise_offset_moves_whole_channels(settings: SimpleNamespace) -> Non
 
     source = SimpleNamespace(batch=lambda _rng, size, _dropout: (torch.zeros(size, 4, 8, 8), torch.zeros(size, 5, 16)))
     for run.u.noise_offset in (0.0, 0.1, 0.5):
-        run.net = network  # type: ignore[assignment]
+        run.forward = network
         run.loss(source)
     spread = [float(x.mean((2, 3)).var()) for x in seen]
     assert spread == pytest.approx([1 / 64, 1 / 64 + 0.01, 1 / 64 + 0.25], rel=0.1)
