@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from service.engines import buckets
 from service.engines.contract import Array, Conditioning, Ticket
 from service.engines.dispatch import Gate
 from service.engines.embedded import EmbeddedEngine
@@ -191,7 +192,8 @@ def test_onnx_runtime_steps_in_where_openvino_has_no_wheel(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_the_shipped_model_keeps_the_contract(tmp_path: Path) -> None:
+def test_the_shipped_model_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "IDLE", float("inf"))  # who calls after another never counts as alone: 8 rows stay 8
     settings = Settings(cache_dir=tmp_path)
     engine = EmbeddedEngine(settings.model_repository, open_runtime(settings))
     name = settings.default_model
