@@ -1,12 +1,7 @@
-"""What a block costs, what a picture holds in memory, what tiles would spoil: python -m benchmarks.upscaling COMMAND.
+"""What a block costs, a picture holds in memory, and tiles would spoil: python -m benchmarks.upscaling COMMAND."""
 
-The network's weights are random: neither time nor memory depends on them.
-"""
-
-import shutil
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -17,7 +12,6 @@ from typing import Any, get_args
 import click
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import upscaling_tiles
@@ -27,14 +21,17 @@ from benchmarks.timing import interleave
 from benchmarks.upscaling_beside import latencies
 from benchmarks.upscaling_memory import MIB, Point, at_once, enlargement, measured, plot, slope
 from export import upsampler
-from export.repository import add
 from export.weights import rebuild
-from service.engines.contract import Surroundings, Ticket, Upsampler
+from service.engines.contract import Engine, Surroundings, Ticket, Upsampler
 from service.engines.dispatch import Gate
 from service.engines.embedded import EmbeddedEngine
 from service.engines.runtimes import open_runtime
+from service.enlargement import final
+from service.pipeline import generate
+from service.png import png
+from service.recipe import Overrides, load_presets, resolve
 from service.settings import Settings
-from service.upscale import Upscale, upscale
+from service.upscale import enlarged
 from service.upscaling.options import Method, Upscaling
 from training import config, upsampling
 from training.autoencoder import Pca
@@ -42,34 +39,33 @@ from training.upsampler import Upsampler as Net
 
 MODEL = "postcard"
 PCA = Path(config.__file__).with_name("encoder_pca.npz")
-SIGMAS = (1.0, 0.3, 0.1, 0.03, 0.0)
+PROMPT = "a red ball in the desert at sunset"
 MARGINS = (0, 4, 16)  # cells around a tile
 ROWS = (1, 2, 4, 8)
 HEIGHTS = (1024, 2048, 4096, 8192)
+WHOLE = 512  # pixels of width, where all blocks are taken at once
+GOALS = {"256 -> 1024": 4, "1024 -> 4096": 60, "prompt -> 4096": 75}  # seconds on two cores
+
+
+def open_engine() -> EmbeddedEngine:
+    """The embedded engine on the shipped models."""
+    settings = Settings()
+    return EmbeddedEngine(settings.model_repository, open_runtime(settings))
+
+
+def facts_of(engine: Engine) -> Upsampler:
+    """The shipped upsampler's."""
+    facts = engine.models[MODEL].upsampler
+    assert facts is not None
+    return facts
 
 
 def gflop(net: Net) -> float:
     """Of one evaluation of one block, two for a multiplication and its addition."""
     example = upsampler.Upsampler(net, "fp32").example(1, 1, 1)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(*example)
     return float(counter.get_total_flops() / 1e9)
-
-
-def equipped(net: Net, folder: Path) -> Settings:
-    """The shipped model with this upsampler beside it."""
-    settings = Settings(model_repository=folder / "repository", cache_dir=folder / "cache")
-    shutil.copytree(Settings().model_repository, settings.model_repository)
-    s = net.sizes
-    facts = Upsampler(block=s.block, factor=s.factor, thumbnail=s.thumbnail, sigma_min=SIGMAS[-2], sigma_max=SIGMAS[0])
-    add(upsampler.Upsampler(net), settings.model_repository, MODEL, upsampler=facts)
-    return settings
-
-
-def open_engine(net: Net, folder: Path) -> EmbeddedEngine:
-    """The embedded engine on it."""
-    settings = equipped(net, folder)
-    return EmbeddedEngine(settings.model_repository, open_runtime(settings))
 
 
 def milliseconds(engine: EmbeddedEngine, net: Net, rounds: int) -> dict[str, float]:
@@ -92,61 +88,70 @@ def milliseconds(engine: EmbeddedEngine, net: Net, rounds: int) -> dict[str, flo
     return {name: median(values) for name, values in interleave(tasks, rounds).items()}
 
 
+def from_prompt(engine: Engine) -> None:
+    """A default picture, sixteen times enlarged, as a file that goes nowhere."""
+    wish = Overrides.parse({"model": MODEL, "prompt": PROMPT, "seed": 0, "upscale": {"factor": 16}})
+    recipe = resolve(wish, load_presets(), engine.models, engine.name, engine.precision)
+    steps = enlarged(engine, recipe, generate(engine, recipe, Ticket()).pixels, Ticket())
+    for _ in png(final(recipe), (step.rows for step in steps if len(step.rows)), None):
+        pass
+
+
 @click.group()
 def main() -> None:
-    """Measure the upsampler of Postcard's size."""
+    """Measure the shipped upsampler."""
 
 
 @main.command()
-@click.option("--side", default=256, show_default=True, help="Of the low-resolution picture.")
-@click.option("--factor", default=4, show_default=True)
-@click.option("--rounds", default=15, show_default=True)
-def speed(side: int, factor: int, rounds: int) -> None:
-    """Time block evaluations, then enlarge one picture."""
-    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
+@click.option("--rounds", default=15, show_default=True, help="Of block evaluations.")
+def speed(rounds: int) -> None:
+    """Time block evaluations, then whole enlargements by the model's own schedule."""
+    net = upsampling.published(config.load(upsampling.RECIPE), MODEL).eval()
     work, peak = gflop(net), gemm_peak("bf16")
     click.echo(f"{work:.2f} GFLOP an evaluation; the cores reach {peak:.0f} GFLOP/s: {1000 * work / peak:.1f} ms")
-    with tempfile.TemporaryDirectory() as folder:
-        engine = open_engine(net, Path(folder))
-        for name, value in milliseconds(engine, net, rounds).items():
-            click.echo(f"{name}: {value:.1f} ms a block")
-        picture, start = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8), time.perf_counter()
-        rows = blocks = 0
-        for step in upscale(Gate(engine, in_flight=1), Upscale(MODEL, factor, "euler", SIGMAS, 0), picture, Ticket()):
-            rows, blocks = rows + len(step.rows), step.total
-        seconds = time.perf_counter() - start
-        click.echo(f"{rows} x {rows}: {blocks} blocks of {len(SIGMAS) - 1} evaluations in {seconds:.1f} s")
-        engine.close()
+    engine = open_engine()
+    for name, value in milliseconds(engine, net, rounds).items():
+        click.echo(f"{name}: {value:.1f} ms a block")
+    gate, sigmas = Gate(engine, in_flight=1), facts_of(engine).sigmas
+    network = Upscaling(factor=4, method="network", sampler="euler", sigmas=sigmas)
+    runs: dict[str, Callable[[], None]] = {
+        "256 -> 1024": enlargement(gate, MODEL, network, 1024, 1024),
+        "1024 -> 4096": enlargement(gate, MODEL, network, 4096, 4096),
+        "prompt -> 4096": partial(from_prompt, gate),
+    }
+    runs["256 -> 1024"]()  # warms up
+    for name, run in runs.items():
+        start = time.perf_counter()
+        run()
+        click.echo(f"{name}: {time.perf_counter() - start:.1f} s; goal {GOALS[name]}; sigmas {sigmas}")
+    engine.close()
 
 
 @main.command()
-@click.option("--width", default=4096, show_default=True, help="Of the file, for Lanczos.")
-@click.option("--network-width", default=512, show_default=True, help="Of the file, for the network, which is slow.")
+@click.option("--width", default=4096, show_default=True, help="Of the file.")
 @click.option("--plot", "file", type=click.Path(path_type=Path), help="Picture to write.")
-def memory(width: int, network_width: int, file: Path | None) -> None:
+def memory(width: int, file: Path | None) -> None:
     """Resident memory above the idle process at four heights, and what a row more costs."""
-    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
-    plain, network = Upscaling(factor=4, method="lanczos"), Upscaling(factor=4, sampler="euler", sigmas=SIGMAS)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = open_engine(net, Path(folder))
-        gate = Gate(engine, in_flight=1)
-        series = {
-            f"lanczos, {width} wide": told(measured(partial(enlargement, gate, MODEL, plain, width), HEIGHTS), width),
-            f"network, {network_width} wide": told(
-                measured(partial(enlargement, gate, MODEL, network, network_width), [h // 2 for h in HEIGHTS]),
-                network_width,
-            ),
-        }
-        engine.close()
-    # keys and values in half precision, x in single
-    each = np.prod(net.sizes.cache) * 2 + 3 * net.sizes.block**2 * 4
-    count = network_width / net.sizes.block**2
-    computed = [Point(h // 2, h // 2 * count * each / MIB, 0.0) for h in HEIGHTS]
+    engine = open_engine()
+    gate, facts = Gate(engine, in_flight=1), facts_of(engine)
+    ways = {
+        "lanczos": Upscaling(factor=4, method="lanczos"),
+        "network": Upscaling(factor=4, method="network", sampler="euler", sigmas=facts.sigmas),
+    }
+    series = {
+        f"{name}, {width} wide": told(measured(partial(enlargement, gate, MODEL, how, width), HEIGHTS), width)
+        for name, how in ways.items()
+    }
+    engine.close()
+    sizes, count = upsampling.build(config.load(upsampling.RECIPE)).sizes, width / facts.block**2
+    # keys and values in half precision at every evaluation, x in single
+    each = np.prod(sizes.cache) * 2 * (len(facts.sigmas) - 1) + 3 * sizes.block**2 * 4
+    computed = [Point(height, height * count * each / MIB, 0.0) for height in HEIGHTS]
     click.echo(f"keys, values and x of all blocks at once, computed: {slope(computed):.0f} MiB for 1,024 rows")
-    series[f"keys, values and x of all blocks, {network_width} wide (computed)"] = computed
+    series[f"keys, values and x of all blocks, {width} wide (computed)"] = computed
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        whole = list(pool.map(at_once, [network_width] * len(HEIGHTS), [h // 2 for h in HEIGHTS]))
-    series[f"all blocks at once by torch, {network_width} wide"] = told(whole, network_width)
+        whole = list(pool.map(at_once, [WHOLE] * len(HEIGHTS), [height // 2 for height in HEIGHTS]))
+    series[f"all blocks at once by torch, {WHOLE} wide"] = told(whole, WHOLE)
     if file:
         plot(series, file)
 
@@ -156,13 +161,9 @@ def memory(width: int, network_width: int, file: Path | None) -> None:
 @click.option("--rounds", default=6, show_default=True)
 def beside(requests: int, rounds: int) -> None:
     """Send default requests alone, then while one picture of 4096 x 4096 is made."""
-    net = upsampling.build(config.load(upsampling.RECIPE)).eval()
     queries = {f"beside 4096 x 4096, {method}": f"factor=16&method={method}" for method in get_args(Method)}
-    with tempfile.TemporaryDirectory() as folder:
-        settings = equipped(net, Path(folder))
-        given = {"model_repository": settings.model_repository, "cache_dir": settings.cache_dir, "port": 0}
-        with server("service", "serve", **given) as running:
-            found = latencies(running.address, queries, requests, rounds)
+    with server("service", "serve", port=0) as running:
+        found = latencies(running.address, queries, requests, rounds)
     alone = np.percentile(found["alone"], [50, 95])
     for name, seconds in found.items():
         p50, p95 = np.percentile(seconds, [50, 95])
@@ -176,7 +177,7 @@ def beside(requests: int, rounds: int) -> None:
 def tiles(factor: int, tile: int) -> None:
     """Decode a large latent in tiles, and compare with the whole."""
     vae = rebuild(Settings().model_repository, MODEL).vae.eval().requires_grad_(False)
-    engine = EmbeddedEngine(Settings().model_repository, open_runtime(Settings()))
+    engine = open_engine()
     z = upscaling_tiles.latent(engine, MODEL, Pca.load(PCA), factor)
     engine.close()
     compared("as it is", vae, z, tile)

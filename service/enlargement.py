@@ -18,7 +18,6 @@ from service.upscaling.options import Upscaling
 
 IN_FLIGHT = 4  # rows of blocks at once: rows of one network call
 PASSES = (1, 2)
-STEPS = 4  # of the network where a request leaves its sigmas open
 WIDEST = 16_384  # pixels; memory grows with the width
 
 
@@ -84,7 +83,7 @@ def settled(wish: Upscaling, model: ModelDescription, width: int, height: int, m
     if facts is None:
         raise _refused("method", f"{model.name} has no upsampler; take method lanczos")
     passes(facts, wish.factor, model.name)
-    sigmas = wish.sigmas or (*np.geomspace(facts.sigma_max, facts.sigma_min, STEPS).tolist(), 0.0)
+    sigmas = wish.sigmas or facts.sigmas
     if not facts.sigma_min * (1 - 1e-9) <= sigmas[-2] <= sigmas[0] <= facts.sigma_max * (1 + 1e-9):
         known = f"{facts.sigma_min:g} to {facts.sigma_max:g}"
         raise _refused("sigmas", f"the upsampler of {model.name} knows noise levels from {known}, and 0 at the end")

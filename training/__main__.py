@@ -222,13 +222,15 @@ def curve(config: Any) -> None:
 @click.pass_obj
 def upsampler(config: Any, recipe: Path | None, deadline: str | None, begin: str | None, into: str | None) -> None:
     """Train the upsampler on crops of large renders; resumes from its checkpoint."""
+    from training import preference
     from training import upsampling as stage
 
-    config = configuration.load(recipe or stage.RECIPE, config.device)
+    own = configuration.load(recipe or stage.RECIPE, config.device)
     if into:
-        stage.publish(config, into)
+        stage.publish(own, into)
     else:
-        stage.train(config, deadline, begin)
+        eye = preference.load(config, "validation") if own.upsampler.perceptual else None
+        stage.train(own, deadline, begin, eye)
 
 
 @main.command()

@@ -16,7 +16,7 @@ from training.upsampler import Sizes
 
 Pixels = NDArray[np.uint8]  # [h, w, 3]
 
-CLEAN, AGAIN, EDGE = 0.25, 0.25, 0.15  # shares: only resized; degraded twice; each side an edge of the picture
+CLEAN, AGAIN, EDGE = 0.4, 0.25, 0.15  # shares: only resized; degraded twice; each side an edge of the picture
 BLUR, NOISE, JPEG = 0.6, 0.4, 0.4
 KERNELS = (
     Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS,
@@ -32,14 +32,23 @@ class Crop(NamedTuple):
     thumbnail: Pixels
 
 
-def crop(picture: Pixels, thumbnail: Pixels, sizes: Sizes, blocks: int, rng: np.random.Generator) -> Crop:
-    """A random square of ``blocks`` x ``blocks`` of a picture, mirrored or not, and its degraded version."""
-    margin, side = sizes.block // sizes.factor, (blocks + 2) * sizes.block
-    top, left = rng.integers(0, np.array(picture.shape[:2]) - side, endpoint=True)
+def crop(
+    picture: Pixels, thumbnail: Pixels, sizes: Sizes, blocks: int, rng: np.random.Generator, small: Pixels | None = None
+) -> Crop:
+    """A random square of ``blocks`` x ``blocks`` of a picture, mirrored or not, and its degraded version.
+
+    ``small`` is the whole picture's, where there is one already.
+    """
+    margin, few = sizes.block // sizes.factor, (blocks + 2) * sizes.block // sizes.factor
+    side = few * sizes.factor
+    corner = rng.integers(0, np.array(picture.shape[:2]) // sizes.factor - few, endpoint=True)
+    (top, left), (up, along) = corner * sizes.factor, corner
     part = picture[top : top + side, left : left + side]
+    lowres = None if small is None else small[up : up + few, along : along + few]
     if rng.random() < 0.5:
         part, thumbnail = part[:, ::-1], thumbnail[:, ::-1]
-    lowres = np.array(degrade(Image.fromarray(part), side // sizes.factor, rng))
+        lowres = None if lowres is None else lowres[:, ::-1]
+    lowres = np.array(degrade(Image.fromarray(part), few, rng) if lowres is None else lowres)
     _replicate(lowres, margin, rng)
     base = lanczos.strip(Image.fromarray(lowres), sizes.factor, sizes.block, side - sizes.block)
     inside = slice(sizes.block, -sizes.block)

@@ -2,8 +2,9 @@
 
 Inf-DiT (Yang et al. 2024) in small. Blocks attend to themselves and to the keys and values of the blocks to their left,
 above, and above left (unidirectional block attention), so that any picture is sampled block by block in bounded
-memory. It denoises what the picture has beyond ``base``, the low-resolution picture enlarged by Lanczos' kernel:
-D(x, sigma) = base + c_skip (x - base) + c_out F(c_in (x - base)), with Karras et al. 2022, table 1.
+memory. Convolutions draft a block, Lanczos' enlargement + their correction, and diffusion refines it ("predict and
+refine", Whang et al. 2022): D(x, sigma) = draft + c_skip (x - draft) + c_out F(c_in (x - draft)), with Karras et al.
+2022, table 1.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.attention import Attention, Turn, angles, grid, patches
+
 # The one order of sources everywhere: a block itself, then these, as (rows, columns) from it.
 NEIGHBOURS = {"left": (0, -1), "top": (-1, 0), "top_left": (-1, -1)}
 MASKED = -1e4  # added to the logits of a neighbour that is not there: its weight is exactly 0
@@ -24,7 +27,7 @@ Neighbours = Callable[[int, Tensor], tuple[Tensor, ...]]  # layer and own K/V ->
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pixels, tokens and widths; ``sigma_data`` is the deviation of x0 - base."""
+    """Pixels, tokens and widths; ``sigma_data`` is the deviation of x0 - draft."""
 
     block: int = 128
     factor: int = 4
@@ -34,7 +37,14 @@ class Sizes:
     width: int = 256
     heads: int = 4
     layers: int = 4
+    channels: int = 64
+    residuals: int = 3
     sigma_data: float = 0.05
+
+    @property
+    def reach(self) -> int:
+        """Low-resolution pixels around its own that the convolutions of a block see."""
+        return 2 * self.residuals + 2
 
     @property
     def side(self) -> int:
@@ -57,66 +67,32 @@ class Sizes:
         return (self.layers, 2, self.heads, self.side**2, self.head)
 
 
-def patches(pixels: Tensor, size: int) -> Tensor:
-    """[B, C, h, w] -> [B, (h / size) (w / size), C size^2]."""
-    return functional.pixel_unshuffle(pixels, size).flatten(2).mT
+def _without(margin: int) -> tuple[Any, ...]:
+    """The index of pictures without their margin."""
+    inside = slice(margin, -margin or None)
+    return ..., inside, inside
 
 
-def grid(count: int, step: float, first: float) -> Tensor:
-    """Row and column of count x count tokens, [count^2, 2]."""
-    axis = first + step * torch.arange(count, dtype=torch.float64)
-    return torch.cartesian_prod(axis, axis)
+class Drafter(nn.Module):
+    """Sub-pixel convolutions (Shi et al. 2016): low-resolution pixels -> features and what their enlargement lacks."""
 
-
-def angles(positions: Tensor, width: int) -> Tensor:
-    """Rotary angles [..., width / 2] of positions [..., (row, column)] in tokens; half of them for each axis."""
-    frequencies = 100.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    return (positions[..., None] * frequencies).flatten(-2)
-
-
-class Turn(nn.Module):
-    """Rotary position embedding (Su et al. 2021) by fixed angles, over the last axis."""
-
-    def __init__(self, turned: Tensor) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.cos: Tensor
-        self.sin: Tensor
-        self.register_buffer("cos", turned.cos().float(), persistent=False)
-        self.register_buffer("sin", turned.sin().float(), persistent=False)
+        c = sizes.channels
+        self.head = nn.Conv2d(3, c, 3, padding=1)
+        self.body = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.SiLU(), nn.Conv2d(c, c, 3, padding=1))
+            for _ in range(sizes.residuals)
+        )
+        self.tail = nn.Conv2d(c, 3 * sizes.factor**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(sizes.factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-class Attention(nn.Module):
-    """Heads with normed queries and keys (Henry et al. 2020) and rotary positions."""
-
-    def __init__(self, sizes: Sizes, turn_query: Turn, turn_key: Turn) -> None:
-        super().__init__()
-        width, head = sizes.width, sizes.head
-        self.heads, self.turn_query, self.turn_key = sizes.heads, turn_query, turn_key
-        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.query_norm, self.key_norm = nn.RMSNorm(head, 1e-6), nn.RMSNorm(head, 1e-6)
-        self.out = nn.Linear(width, width)
-
-    def queries(self, x: Tensor) -> Tensor:
-        """[B, tokens, width] -> [B, heads, tokens, head]."""
-        return self.turn_query(self._heads(self.query(x), self.query_norm))
-
-    def keys_values(self, x: Tensor) -> Tensor:
-        """[B, tokens, width] -> [B, 2, heads, tokens, head]."""
-        key, value = self.key_value(x).chunk(2, -1)
-        return torch.stack([self.turn_key(self._heads(key, self.key_norm)), self._heads(value)], 1)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-        mixed = functional.scaled_dot_product_attention(query, key, value, bias)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor, norm: nn.RMSNorm | None = None) -> Tensor:
-        x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return x if norm is None else norm(x.to(norm.weight.dtype))  # autocast leaves norms alone
+    def forward(self, lowres: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, h, w] -> [B, channels, h, w] and [B, 3, factor h, factor w]."""
+        x = self.head(lowres)
+        for layer in self.body:
+            x = x + layer(x)
+        return x, self.shuffle(self.tail(x))
 
 
 class Layer(nn.Module):
@@ -127,7 +103,7 @@ class Layer(nn.Module):
         super().__init__()
         width = sizes.width
         self.norm = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
-        self.attention = Attention(sizes, turn, turn)
+        self.attention = Attention(width, sizes.heads, turn, turn)
         self.turns = nn.ModuleList(turns)
         self.sources = nn.Parameter(torch.zeros(1 + len(turns), sizes.heads, 1, sizes.head))
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
@@ -144,9 +120,10 @@ class Layer(nn.Module):
         h = self.norm(x) * (1 + scale) + shift
         own = self.attention.keys_values(h)
         others = neighbours(own)
-        keys = [own[:, 0], *(turn(other[:, 0]) for turn, other in zip(self.turns, others, strict=bool(others)))]
-        key = torch.cat([key + source for key, source in zip(keys, self.sources, strict=bool(others))], -2)
-        value = torch.cat([own[:, 1], *(other[:, 1] for other in others)], -2)
+        keys, values = zip(*(source.unbind(1) for source in (own, *others)), strict=True)
+        turned = [keys[0], *(turn(key) for turn, key in zip(self.turns, keys[1:], strict=bool(others)))]
+        key = torch.cat([key + source for key, source in zip(turned, self.sources, strict=bool(others))], -2)
+        value = torch.cat(values, -2)
         x = x + gate * self.attention.attend(self.attention.queries(h), key, value, bias)
         return x + gate2 * self.mlp(self.norm(x) * (1 + scale2) + shift2), own
 
@@ -167,17 +144,19 @@ class Upsampler(nn.Module):
                 *(s.side * torch.tensor(list(NEIGHBOURS.values()))),
             )
         )
+        self.drafter = Drafter(s)
         self.embed = nn.Linear(6 * s.patch**2, width)
+        self.local = nn.Linear(s.channels * (s.patch // s.factor) ** 2, width)
         self.lowres = nn.Linear(3 * s.lowres_patch**2, width)
         self.norm = nn.LayerNorm(width, 1e-6, elementwise_affine=False)
-        self.cross = Attention(s, turn, around)
+        self.cross = Attention(width, s.heads, turn, around)
         self.clock = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.thumbnail = nn.Sequential(nn.Linear(3 * 64, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.layers = nn.ModuleList(Layer(s, turn, turns) for _ in range(s.layers))
         self.end = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.out = nn.Linear(width, 3 * s.patch**2)
-        for last in (self.modulation[-1], self.end[-1], self.out):  # at first, what is beyond the base is 0
+        for last in (self.drafter.tail, self.local, self.modulation[-1], self.end[-1], self.out):  # at first x0 = base
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
 
@@ -192,35 +171,55 @@ class Upsampler(nn.Module):
         """
         dtype = self.embed.weight.dtype
         given = [cache.to(dtype) for cache in (left, top, top_left)]
+        features, draft = self._drafted(base, lowres)
         return self._denoise(
-            sample, sigma, base, lowres, self._global(sigma, thumbnail), present,
+            sample, sigma, draft, features, lowres, self._global(sigma, thumbnail), present,
             lambda layer, _: tuple(cache[:, layer] for cache in given),
         )  # fmt: skip
 
-    def picture(self, sample: Tensor, sigma: Tensor, base: Tensor, lowres: Tensor, thumbnail: Tensor) -> Tensor:
-        """One evaluation of whole pictures -> x0. sample, base [B, 3, H, W]; lowres has a margin of one block."""
+    def picture(
+        self, sample: Tensor, sigma: Tensor, base: Tensor, lowres: Tensor, thumbnail: Tensor, alone: bool = False
+    ) -> Tensor:
+        """One evaluation of whole pictures -> x0. sample, base [B, 3, H, W]; lowres has a margin of one block.
+
+        ``alone``: as if no block had neighbours.
+        """
         s, (batch, _, height, width) = self.sizes, sample.shape
         rows, columns = height // s.block, width // s.block
         count = rows * columns
+        alone = alone or count == 1
 
         def blocks(pixels: Tensor, size: int, stride: int) -> Tensor:
             return pixels.unfold(2, size, stride).unfold(3, size, stride).movedim(1, 3).flatten(0, 2)
 
         def shifted(_: int, own: Tensor) -> tuple[Tensor, ...]:
-            if count == 1:
+            if alone:
                 return ()  # a quarter of the keys, and the same result as with three that weigh nothing
             tiled = own.unflatten(0, (batch, rows, columns))
             return tuple(tiled.roll((-down, -right), (1, 2)).flatten(0, 2) for down, right in NEIGHBOURS.values())
 
         places = product(range(rows), range(columns))
         there = [[r + down >= 0 and c + right >= 0 for down, right in NEIGHBOURS.values()] for r, c in places]
-        present = torch.tensor(there, dtype=sample.dtype, device=sample.device).repeat(batch, 1) if count > 1 else None
+        present = torch.tensor(there, dtype=sample.dtype, device=sample.device).repeat(batch, 1)
+        features, draft = self._drafted(base, lowres)
         x0, _ = self._denoise(
-            blocks(sample, s.block, s.block), sigma.repeat_interleave(count), blocks(base, s.block, s.block),
-            blocks(lowres, s.window, s.window // 3), self._global(sigma, thumbnail).repeat_interleave(count, 0),
-            present, shifted,
+            blocks(sample, s.block, s.block), sigma.repeat_interleave(count), blocks(draft, s.block, s.block),
+            blocks(features, s.window // 3, s.window // 3), blocks(lowres, s.window, s.window // 3),
+            self._global(sigma, thumbnail).repeat_interleave(count, 0),
+            None if alone else present, shifted,
         )  # fmt: skip
         return x0.unflatten(0, (batch, rows, columns)).movedim(3, 1).movedim(4, 3).flatten(4).flatten(2, 3)
+
+    def draft(self, base: Tensor, lowres: Tensor) -> Tensor:
+        """What diffusion starts from, like base."""
+        return self._drafted(base, lowres)[1]
+
+    def _drafted(self, base: Tensor, lowres: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of every low-resolution pixel without the margin, [B, channels, h, w], and the draft, like base."""
+        s, margin = self.sizes, self.sizes.window // 3
+        around, inside = (_without(side) for side in (margin - s.reach, s.reach))
+        features, correction = self.drafter(lowres[around].to(self.embed.weight.dtype))
+        return features[inside], base + correction[_without(s.reach * s.factor)].to(base.dtype)
 
     def _global(self, sigma: Tensor, thumbnail: Tensor) -> Tensor:
         """What all blocks share, [B, width]: noise level and a pooled embedding of the whole picture."""
@@ -231,14 +230,14 @@ class Upsampler(nn.Module):
         return clock + self.thumbnail(patches(thumbnail.to(dtype), 8)).mean(1)
 
     def _denoise(
-        self, sample: Tensor, sigma: Tensor, base: Tensor, lowres: Tensor, shared: Tensor,
+        self, sample: Tensor, sigma: Tensor, draft: Tensor, features: Tensor, lowres: Tensor, shared: Tensor,
         present: Tensor | None, neighbours: Neighbours,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         s, dtype = self.sizes, self.embed.weight.dtype
         variance = (sigma**2 + s.sigma_data**2)[:, None, None, None]
-        beyond = sample - base
-        seen = torch.cat([beyond * variance.rsqrt(), base], 1).to(dtype)
-        x = self.embed(patches(seen, s.patch))
+        beyond = sample - draft
+        seen = torch.cat([beyond * variance.rsqrt(), draft], 1).to(dtype)
+        x = self.embed(patches(seen, s.patch)) + self.local(patches(features, s.patch // s.factor))
         around = self.cross.keys_values(self.lowres(patches(lowres.to(dtype), s.lowres_patch)))
         x = x + self.cross.attend(self.cross.queries(self.norm(x)), *around.unbind(1))
         modulation = self.modulation(shared).unflatten(1, (6, -1))
@@ -251,7 +250,7 @@ class Upsampler(nn.Module):
         out = self.out(self.norm(x) * (1 + scale) + shift)
         change = functional.pixel_shuffle(out.mT.unflatten(2, (s.side, s.side)), s.patch).to(sample.dtype)
         skip, scale = s.sigma_data**2 / variance, sigma[:, None, None, None] * s.sigma_data * variance.rsqrt()
-        return base + skip * beyond + scale * change, torch.stack(caches, 1)
+        return draft + skip * beyond + scale * change, torch.stack(caches, 1)
 
     def _bias(self, present: Tensor) -> Tensor:
         """What hides the keys of absent neighbours, [B, 1, 1, sources x tokens]."""

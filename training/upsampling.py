@@ -1,9 +1,12 @@
-"""Training of the upsampler: Karras et al. 2022's loss on crops of large renders, EMA, learning rate by wall clock."""
+"""Training of the upsampler: Karras et al. 2022's loss on crops of large renders, EMA, learning rate by wall clock.
+
+Matrices inside the layers are stepped by Muon (Jordan et al. 2024), everything else by AdamW.
+"""
 
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -12,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from service.upscaling import lanczos
 from training import data
 from training.clock import Clock
-from training.degradations import crop
+from training.degradations import Pixels, crop
+from training.losses import perceptual_loss
 from training.upsampler import Upsampler
 
 LOG = 20  # steps
@@ -28,6 +32,10 @@ RECIPE = Path(__file__).with_name("upsampler.toml")
 
 def chunk_path(config: Any, index: int) -> Path:
     return Path(config.paths.runs / "renders" / f"{index:04d}.npy")
+
+
+def reproduced_path(config: Any, index: int) -> Path:
+    return chunk_path(config, index).with_stem(f"reproduced-{index:04d}")
 
 
 def workers(config: Any) -> int:
@@ -42,53 +50,99 @@ def _render(config: Any, index: int) -> None:
 
 
 def render(config: Any) -> None:
-    """Render what is missing with all workers."""
+    """Render what is missing with all workers, and send the small versions through the model's autoencoder."""
+    indices = range(config.renders.chunks)
     with ProcessPoolExecutor(workers(config), get_context("spawn")) as pool:
-        list(pool.map(_render, [config] * config.renders.chunks, range(config.renders.chunks)))
+        list(pool.map(_render, [config] * len(indices), indices))
+    missing = [index for index in indices if not reproduced_path(config, index).exists()]
+    if config.renders.reproduced and missing:
+        reproduce = published_autoencoder(config)
+        for index in missing:
+            pictures = np.load(chunk_path(config, index), mmap_mode="r")
+            data.save_atomically(reproduced_path(config, index), np.stack([reproduce(p) for p in pictures]))
+
+
+def published_autoencoder(config: Any) -> Callable[[Pixels], Pixels]:
+    """From a large picture to its small version as the model would draw it: box-filtered, encoded and decoded.
+
+    The latent has some noise, as one that was sampled has.
+    """
+    from export.weights import rebuild
+    from training.autoencoder import Pca
+    from training.published import PCA
+
+    pca, decoder, r = Pca.load(PCA), rebuild(config.paths.repository, config.renders.model).vae, config.renders
+
+    @torch.inference_mode()
+    def reproduce(picture: Pixels) -> Pixels:
+        small = Image.fromarray(picture).reduce(config.network.factor)
+        latent = torch.from_numpy(pca.encode(np.asarray(small)[None]))
+        generator = torch.Generator().manual_seed(int(picture.sum()))
+        latent += r.latent_noise * torch.randn(latent.shape, generator=generator)
+        pixels = decoder.decode(latent / decoder.config.scaling_factor).sample[0].movedim(0, -1)
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+    return reproduce
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
     """Sample number i is a function of the seed and i alone: uint8 tensors [h, w, 3]."""
 
-    def __init__(self, config: Any, net: Upsampler, blocks: int) -> None:
-        self.seed, self.blocks, self.sizes = config.upsampler.seed, blocks, net.sizes
-        self.pictures = config.renders.chunk
-        self.chunks = [chunk_path(config, index) for index in range(config.renders.chunks)]
+    def __init__(self, config: Any, net: Upsampler) -> None:
+        self.seed, self.blocks, self.sizes = config.upsampler.seed, config.upsampler.crop, net.sizes
+        self.pictures, self.share = config.renders.chunk, config.renders.reproduced
+        indices = range(config.renders.chunks)
+        self.chunks = [(chunk_path(config, index), reproduced_path(config, index)) for index in indices]
         self.thumbnail = cache(self._thumbnail)
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng([self.seed, number])
-        file, row = self.chunks[rng.integers(len(self.chunks))], rng.integers(self.pictures)
-        cut = crop(self._picture(file, row), self.thumbnail(file, row), self.sizes, self.blocks, rng)
+        (file, reproduced), row = self.chunks[rng.integers(len(self.chunks))], rng.integers(self.pictures)
+        small = self._picture(reproduced, row) if rng.random() < self.share else None
+        cut = crop(self._picture(file, row), self.thumbnail(file, row), self.sizes, self.blocks, rng, small)
         return tuple(torch.from_numpy(np.array(part)) for part in cut)
 
-    def _picture(self, file: Path, row: int) -> NDArray[np.uint8]:
+    def _picture(self, file: Path, row: int) -> Pixels:
         return np.asarray(np.load(file, mmap_mode="r")[row])
 
-    def _thumbnail(self, file: Path, row: int) -> NDArray[np.uint8]:
+    def _thumbnail(self, file: Path, row: int) -> Pixels:
         return lanczos.thumbnail(self._picture(file, row), self.sizes.thumbnail)
 
 
 class Trainer:
-    """Network, EMA and optimiser; a step depends only on (seed, step) and the weights."""
+    """Network, EMA and optimisers; a step depends only on (seed, step) and the weights."""
 
-    def __init__(self, net: Upsampler, config: Any) -> None:
+    def __init__(self, net: Upsampler, config: Any, eye: nn.Module | None = None) -> None:
+        """``eye`` has a ``body``, whose features x0 should share with the render."""
         u = config.upsampler
         self.net, self.u, self.step_number = net, u, 0
         self.device = next(net.parameters()).device
+        self.eye = eye.to(self.device).requires_grad_(False) if eye else None
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True
-        )
+        inside = [part for layers in (net.cross, net.layers) for part in layers.modules()]
+        matrices = [part.weight for part in inside if isinstance(part, nn.Linear)]
+        known = {id(p) for p in matrices}
+        others = [p for p in self.parameters if id(p) not in known]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, u.lr, u.weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True),
+        ]
+        for layer in net.layers if u.compile else ():
+            layer.compile()
 
     def rate(self, progress: float) -> float:
-        """Linear warm-up by steps, constant, then a linear fall over the last share of the run."""
-        warm = min(1.0, (self.step_number + 1) / self.u.warmup)
-        return float(self.u.lr * warm * min(1.0, max(1 - progress, 0.01) / self.u.decay))
+        """In each phase a linear rise, constant, then a linear fall; shares of the phase's wall clock."""
+        d = self.u.drafts
+        phase = progress / d if progress < d else (progress - d) / (1 - d)
+        return float(self.u.lr * min(1.0, (phase + 1e-3) / self.u.warmup, max(1 - phase, 0.01) / self.u.decay))
 
-    def loss(self, batch: list[Tensor]) -> Tensor:
-        """Squared error of x0 under eq. 2's weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2."""
+    def loss(self, batch: list[Tensor], progress: float) -> Tensor:
+        """Squared error and distance of the eye's features, [2]: at first of drafts alone, then of x0 over them.
+
+        The error of x0 has eq. 2's weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, that of drafts
+        1 / sigma_data^2.
+        """
         sharp, base, lowres, thumbnail = (
             part.to(self.device, non_blocking=True).movedim(-1, 1) / 127.5 - 1 for part in batch
         )
@@ -99,20 +153,27 @@ class Trainer:
         sigma = (known * (mean + deviation * normal).exp()).clamp(self.u.sigma_min, self.u.sigma_max)
         noise = torch.randn(sharp.shape, generator=generator, device=self.device)
         noisy = sharp + sigma[:, None, None, None] * noise
-        with torch.autocast(self.device.type, torch.bfloat16):
-            x0 = self.net.picture(noisy, sigma, base, lowres, thumbnail)
         weight = (sigma**2 + known**2) / (sigma * known) ** 2
-        return (weight * (x0.float() - sharp).square().mean((1, 2, 3))).mean()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if progress < self.u.drafts:
+                made, weight = self.net.draft(base, lowres), torch.ones_like(sigma) / known**2
+            else:
+                made = self.net.picture(noisy, sigma, base, lowres, thumbnail, alone=progress < self.u.alone)
+            seen = perceptual_loss(self.eye, made.float(), sharp) if self.eye else made.new_zeros(())
+        error = (weight * (made.float() - sharp).square().mean((1, 2, 3))).mean()
+        return torch.stack([error, self.u.perceptual * seen])
 
     def step(self, batch: list[Tensor], progress: float) -> Tensor:
-        """One optimiser step; its loss, still on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(progress)
-        loss = self.loss(batch)
-        loss.backward()
+        """One optimiser step; the terms of its loss, still on the device."""
+        self.net.drafter.requires_grad_(progress < self.u.drafts)
+        loss = self.loss(batch, progress)
+        loss.sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.u.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(progress)
+            optimizer.step()
+            optimizer.zero_grad()
         self.step_number += 1
         decay = min(self.u.ema, (1 + self.step_number) / (10 + self.step_number))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
@@ -121,7 +182,8 @@ class Trainer:
     def save(self, path: Path, seconds: float) -> None:
         """Write the checkpoint beside the old one, then rename."""
         partial = path.with_suffix(".partial")
-        state = {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {"net": self.net.state_dict(), "ema": self.ema, "optimizers": optimizers}
         torch.save(state | {"step": self.step_number, "seconds": seconds}, partial)
         partial.rename(path)
 
@@ -130,7 +192,8 @@ class Trainer:
         state = torch.load(path, map_location=self.device)
         self.net.load_state_dict(state["net"])
         self.ema = [e.clone() for e in state["ema"]]
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.step_number = state["step"]
         return float(state["seconds"])
 
@@ -153,18 +216,11 @@ def load_ema(config: Any) -> Upsampler:
     return net.eval().requires_grad_(False)
 
 
-def batches(config: Any, net: Upsampler, step: int, blocks: int) -> Iterator[list[Tensor]]:
-    """Batches of crops of so many blocks a side from one step on, without end; all have as many blocks."""
-    size = config.upsampler.batch * (config.upsampler.crop // blocks) ** 2
-    endless = range(step * size, 2**62)
-    loader = DataLoader(
-        Crops(config, net, blocks),
-        size,
-        sampler=endless,
-        num_workers=workers(config),
-        pin_memory=config.device == "cuda",
-    )
-    return iter(loader)
+def batches(config: Any, net: Upsampler, step: int) -> Iterator[list[Tensor]]:
+    """Batches of crops from one step on, without end."""
+    crops, size = Crops(config, net), config.upsampler.batch
+    endless, pinned = range(step * size, 2**62), config.device == "cuda"
+    return iter(DataLoader(crops, size, sampler=endless, num_workers=workers(config), pin_memory=pinned))
 
 
 def published(config: Any, name: str) -> Upsampler:
@@ -182,20 +238,17 @@ def published(config: Any, name: str) -> Upsampler:
     return net
 
 
-def train(config: Any, deadline: str | None = None, begin: str | None = None) -> None:
+def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: nn.Module | None = None) -> None:
     """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint.
 
-    Without one it begins at random weights, or at those of a published model.
+    Without one it begins at random weights, or at those of a published model. ``eye``: see Trainer.
     """
     render(config)
     u, path = config.upsampler, checkpoint_path(config)
-    trainer = Trainer((published(config, begin) if begin else build(config)).to(config.device), config)
+    trainer = Trainer((published(config, begin) if begin else build(config)).to(config.device), config, eye)
     clock = Clock.start_at(trainer.restore(path) if path.exists() else 0.0, u.minutes, deadline)
-    source, blocks, saved, losses = iter(list[list[Tensor]]()), 0, time.monotonic(), list[Tensor]()
+    source, saved, losses = batches(config, trainer.net, trainer.step_number), time.monotonic(), list[Tensor]()
     while (progress := clock.progress()) < 1:
-        wanted = 1 if progress < u.alone else u.crop
-        if wanted != blocks:
-            blocks, source = wanted, batches(config, trainer.net, trainer.step_number, wanted)
         losses.append(trainer.step(next(source), progress))
         if trainer.step_number % LOG == 0:
             _log(config, trainer, clock, losses)
@@ -210,7 +263,7 @@ def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[Tensor]) -> N
     row = {
         "seconds": round(clock.elapsed(), 1), "step": trainer.step_number,
         "blocks": trainer.step_number * trainer.u.batch * trainer.u.crop**2,
-        "loss": round(float(torch.stack(losses).mean()), 5),
+        "loss": [round(value, 5) for value in torch.stack(losses).mean(0).tolist()],
         "rate": trainer.rate(clock.progress()),
     }  # fmt: skip
     with (config.paths.runs / "upsampler.jsonl").open("a") as file:
@@ -225,5 +278,12 @@ def publish(config: Any, name: str) -> None:
 
     net, u = load_ema(config), config.upsampler
     s = net.sizes
-    facts = Facts(block=s.block, factor=s.factor, thumbnail=s.thumbnail, sigma_min=u.sigma_min, sigma_max=u.sigma_max)
+    facts = Facts(
+        block=s.block,
+        factor=s.factor,
+        thumbnail=s.thumbnail,
+        sigma_min=u.sigma_min,
+        sigma_max=u.sigma_max,
+        sigmas=u.sigmas,
+    )
     add(upsampler.Upsampler(net), config.paths.repository, name, upsampler=facts)

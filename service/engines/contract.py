@@ -81,13 +81,17 @@ class Latent(_Frozen):
 
 
 class Upsampler(_Frozen):
-    """Layout of the network that enlarges pictures block by block, and the noise levels that it denoises."""
+    """Layout of the network that enlarges pictures block by block, and the noise levels that it denoises.
+
+    ``sigmas`` are those that it takes where a request leaves them open, decreasing, the last 0.
+    """
 
     block: int  # pixels along a block of the enlarged picture
     factor: int
     thumbnail: int  # pixels along the small picture that every block sees
     sigma_min: float
     sigma_max: float
+    sigmas: tuple[float, ...]
 
 
 class ModelDescription(_Frozen):

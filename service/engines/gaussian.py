@@ -147,7 +147,9 @@ def describe(prediction: Prediction) -> ModelDescription:
             "vae_decoder": _network("vae_decoder", (sample,), pixels),
             "upsampler": _network("upsampler", (pixels,), pixels),
         },
-        upsampler=Upsampler(block=32, factor=4, thumbnail=8, sigma_min=0.01, sigma_max=2.0),
+        upsampler=Upsampler(
+            block=32, factor=4, thumbnail=8, sigma_min=0.01, sigma_max=2.0, sigmas=(2.0, 0.4, 0.05, 0.0)
+        ),
         preview=PREVIEW,
     )
 

@@ -1,5 +1,6 @@
 """The shipped model on the embedded engine: what a recipe promises, kept across processes, echoes and neighbours."""
 
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from PIL import Image
 
 from export.weights import rebuild
 from service import images
@@ -83,6 +85,20 @@ def test_seven_neighbours_with_other_recipes_change_nothing(postcard: Running) -
         together = list(pool.map(lambda body: picture(postcard, body), crowd))
     assert together[0] == alone
     assert len(set(together)) == len(crowd)
+
+
+def test_enlarged_by_its_network_a_picture_keeps_its_colours_and_its_bytes(postcard: Running) -> None:
+    small = picture(postcard, REQUEST)
+    bodies = [REQUEST | {"upscale": {"factor": 4}}, {"prompt": "a blue cube", "upscale": {"factor": 4}, "seed": 1}]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        large, _ = pool.map(lambda body: picture(postcard, body), bodies)
+    recipe = images.recipe_of(large)
+    assert recipe["upscale"]["method"] == "network"
+    assert picture(postcard, recipe) == large, "alone as beside another's blocks"
+    with Image.open(io.BytesIO(small)) as before, Image.open(io.BytesIO(large)) as after:
+        assert after.size == (4 * before.width, 4 * before.height)
+        difference = np.asarray(after.reduce(32)).astype(int) - np.asarray(before.reduce(8))
+    assert np.abs(difference).mean() < 1
 
 
 def test_the_shipped_weights_rebuild_diffusers_pipeline_and_draw_its_picture(tmp_path: Path) -> None:

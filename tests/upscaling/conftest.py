@@ -22,9 +22,21 @@ HOW = Upscale(NAME, 4, "euler", (2.0, 0.6, 0.2, 0.05, 0.0), seed=7)
 def network() -> Upsampler:
     """Every parameter random and as the file stores it, so that everything that is attended to matters."""
     torch.manual_seed(0)
-    made = Upsampler(block=16, patch=4, lowres_patch=2, thumbnail=8, width=32, heads=2, layers=2, sigma_data=0.5)
+    made = Upsampler(
+        block=16,
+        patch=4,
+        lowres_patch=2,
+        thumbnail=8,
+        width=32,
+        heads=2,
+        layers=2,
+        channels=8,
+        residuals=1,
+        sigma_data=0.5,
+    )
     for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[-1] ** 0.5)
+        inputs = parameter[0].numel() if parameter.shape[-2:] == (3, 3) else parameter.shape[-1]
+        torch.nn.init.normal_(parameter, std=1.5 / inputs**0.5)
         parameter.data.copy_(parameter.half())
     return made.eval().requires_grad_(False)
 
@@ -33,7 +45,7 @@ def network() -> Upsampler:
 def repository(network: Upsampler, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     write_repository(folder)
-    facts = Facts(block=16, factor=4, thumbnail=8, sigma_min=0.02, sigma_max=2.0)
+    facts = Facts(block=16, factor=4, thumbnail=8, sigma_min=0.02, sigma_max=2.0, sigmas=HOW.sigmas)
     add(Exported(network, cache="fp32"), folder, NAME, upsampler=facts)
     return folder
 

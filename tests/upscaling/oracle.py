@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from service.upscaling import blocks, lanczos
-from training.upsampler import Attention, Upsampler, angles, patches
+from training.attention import Attention, angles, patches
+from training.upsampler import Upsampler
 
 
 def sampled(net: Upsampler, lowres: np.ndarray, sigmas: tuple[float, ...], seed: int) -> np.ndarray:
@@ -50,7 +51,11 @@ def denoised(net: Upsampler, x: Tensor, sigma: Tensor, base: Tensor, around: Ten
     sources = [(offset == torch.tensor(at)).all(-1) for at in ((0, 0), (0, -1), (-1, 0), (-1, -1))]
 
     deviation = (sigma**2 + s.sigma_data**2).sqrt()
-    tokens = net.embed(patches(torch.cat([(x - base) / deviation, base])[None], s.patch)[0])
+    features, correction = net.drafter(around[None])
+    side, factor = s.block // s.factor, s.factor
+    draft = base + correction[0, :, side * factor : -side * factor, side * factor : -side * factor]
+    local = patches(features[..., side:-side, side:-side], s.patch // factor)[0]
+    tokens = net.embed(patches(torch.cat([(x - draft) / deviation, draft])[None], s.patch)[0]) + net.local(local)
     lowres = net.lowres(patches(around[None], s.lowres_patch)[0])
     query, key, value = parts(net.cross, norm(tokens), lowres)
     scores = (turned(query, here) * turned(key, centres)[:, None].conj()).sum(-1).real
@@ -73,7 +78,7 @@ def denoised(net: Upsampler, x: Tensor, sigma: Tensor, base: Tensor, around: Ten
     shift, scale = net.end(shared).chunk(2)
     change = net.out(norm(tokens) * (1 + scale) + shift).view(rows, columns, 3, s.patch, s.patch)
     change = change.permute(2, 0, 3, 1, 4).reshape(x.shape)
-    return base + (s.sigma_data / deviation) ** 2 * (x - base) + sigma * s.sigma_data / deviation * change
+    return draft + (s.sigma_data / deviation) ** 2 * (x - draft) + sigma * s.sigma_data / deviation * change
 
 
 def norm(x: Tensor) -> Tensor:

@@ -22,10 +22,12 @@ def test_psnr_of_a_constant_error() -> None:
 
 def test_borders_of_a_ramp_and_of_one_with_seams() -> None:
     ramp = np.add.outer(np.arange(64), np.arange(48))[..., None].repeat(3, 2).astype(np.uint8)
-    assert borders(ramp, 16) == 1
+    assert borders(ramp, 16, 4) == 1
     seams = ramp + 2 * np.add.outer(np.arange(64) // 16, np.arange(48) // 16)[..., None].astype(np.uint8)
-    assert borders(seams, 16) == 3
-    assert borders(seams, 8) == pytest.approx((3 * 3 + 4) / 7 / 2 + (2 * 3 + 3) / 5 / 2)
+    assert borders(seams, 16, 4) == 3
+    assert borders(seams, 8, 4) == pytest.approx((5 * 3 + 7) / 12)  # every second border of 8 is one of 16
+    steep = ramp + np.add.outer(np.arange(64) // 4, np.arange(48) // 4)[..., None].astype(np.uint8)
+    assert borders(steep, 16, 4) == 1, "steeper between all low-resolution pixels, not at borders"
 
 
 def test_distance_is_none_to_itself_and_grows_with_blur() -> None:
@@ -51,7 +53,7 @@ def test_the_command(repository: Path, tmp_path: Path) -> None:
     for name, value in (("runs", tmp_path), ("repository", repository)):
         toml = re.sub(rf'^{name} = ".*"', f'{name} = "{value}"', toml, flags=re.M)
     (tmp_path / "small.toml").write_text(toml)
-    options = ["--pictures", "2", "--side", "192", "--sheet", str(tmp_path / "sheet.png")]
+    options = ["--pictures", "2", "--side", "192", "--sheet", str(tmp_path / "sheet.png"), "--sigmas", "2 0.1 0"]
     result = CliRunner().invoke(
         main, ["--config", str(tmp_path / "small.toml"), "--model", NAME, *options], catch_exceptions=False
     )
@@ -59,9 +61,9 @@ def test_the_command(repository: Path, tmp_path: Path) -> None:
     sharp = [render(draw(SEED + i), 192) for i in range(2)]
     pillow = [Image.fromarray(s).resize((48, 48), Image.Resampling.BOX).resize((192, 192), 1) for s in sharp]
     expected = np.mean([psnr(np.asarray(p), s) for p, s in zip(pillow, sharp, strict=True)])
-    first = re.search(r"Lanczos +PSNR, dB +(\S+)", result.output)
+    first = re.search(r"Lanczos: PSNR, dB +(\S+)", result.output)
     assert first
     assert float(first[1]) == pytest.approx(expected, abs=6e-4)
-    assert len(re.findall(r"goal", result.output)) == 4
+    assert len(re.findall(r"goal", result.output)) == 2 * 2 * 4
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (3 * 160, 2 * 160)
