@@ -3,8 +3,9 @@
 Inf-DiT (Yang et al. 2024) in small. Blocks attend to themselves and to the keys and values of the blocks to their left,
 above, and above left (unidirectional block attention), so that any picture is sampled block by block in bounded
 memory. Convolutions draft a block, Lanczos' enlargement + their correction, and diffusion refines it ("predict and
-refine", Whang et al. 2022): D(x, sigma) = draft + c_skip (x - draft) + c_out F(c_in (x - draft)), with Karras et al.
-2022, table 1.
+refine", Whang et al. 2022): D(x, sigma) = draft + c_skip (x - draft) + c_out F(c_skip (x - draft) / sigma_data), with
+Karras et al. 2022, table 1. Their c_in would show F noise of unit deviation where it says nothing of the picture, and
+some of it would remain in x0; c_skip shows what of x - draft is to be believed.
 """
 
 from collections.abc import Callable
@@ -236,7 +237,8 @@ class Upsampler(nn.Module):
         s, dtype = self.sizes, self.embed.weight.dtype
         variance = (sigma**2 + s.sigma_data**2)[:, None, None, None]
         beyond = sample - draft
-        seen = torch.cat([beyond * variance.rsqrt(), draft], 1).to(dtype)
+        skip, scale = s.sigma_data**2 / variance, sigma[:, None, None, None] * s.sigma_data * variance.rsqrt()
+        seen = torch.cat([beyond * skip / s.sigma_data, draft], 1).to(dtype)
         x = self.embed(patches(seen, s.patch)) + self.local(patches(features, s.patch // s.factor))
         around = self.cross.keys_values(self.lowres(patches(lowres.to(dtype), s.lowres_patch)))
         x = x + self.cross.attend(self.cross.queries(self.norm(x)), *around.unbind(1))
@@ -246,10 +248,9 @@ class Upsampler(nn.Module):
         for index, layer in enumerate(self.layers):
             x, own = layer(x, modulation, bias, lambda own, index=index: neighbours(index, own))
             caches.append(own)
-        shift, scale = self.end(shared)[:, None].chunk(2, -1)
-        out = self.out(self.norm(x) * (1 + scale) + shift)
+        shift, gain = self.end(shared)[:, None].chunk(2, -1)
+        out = self.out(self.norm(x) * (1 + gain) + shift)
         change = functional.pixel_shuffle(out.mT.unflatten(2, (s.side, s.side)), s.patch).to(sample.dtype)
-        skip, scale = s.sigma_data**2 / variance, sigma[:, None, None, None] * s.sigma_data * variance.rsqrt()
         return draft + skip * beyond + scale * change, torch.stack(caches, 1)
 
     def _bias(self, present: Tensor) -> Tensor:

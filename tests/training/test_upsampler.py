@@ -163,7 +163,7 @@ def test_the_command_renders_trains_and_publishes(tmp_path: Path, monkeypatch: p
         "compile = true": "compile = false", "perceptual = 8.0": "perceptual = 0.0",
         "block = 128": "block = 16", "patch = 8\nlowres_patch = 8\nthumbnail = 32\nwidth = 256\nheads = 4\nlayers = 4":
         "patch = 4\nlowres_patch = 2\nthumbnail = 8\nwidth = 32\nheads = 2\nlayers = 1",
-        "alone = 0.7": "alone = 0.5", "batch = 8": "batch = 2", "minutes = 90": "minutes = 0.01",
+        "alone = 0.4": "alone = 0.5", "batch = 8": "batch = 2", "minutes = 90": "minutes = 0.01",
     }  # fmt: skip
     for old, new in changes.items():
         assert old in text, old

@@ -55,7 +55,8 @@ def denoised(net: Upsampler, x: Tensor, sigma: Tensor, base: Tensor, around: Ten
     side, factor = s.block // s.factor, s.factor
     draft = base + correction[0, :, side * factor : -side * factor, side * factor : -side * factor]
     local = patches(features[..., side:-side, side:-side], s.patch // factor)[0]
-    tokens = net.embed(patches(torch.cat([(x - draft) / deviation, draft])[None], s.patch)[0]) + net.local(local)
+    seen = torch.cat([(x - draft) * s.sigma_data / deviation**2, draft])
+    tokens = net.embed(patches(seen[None], s.patch)[0]) + net.local(local)
     lowres = net.lowres(patches(around[None], s.lowres_patch)[0])
     query, key, value = parts(net.cross, norm(tokens), lowres)
     scores = (turned(query, here) * turned(key, centres)[:, None].conj()).sum(-1).real
