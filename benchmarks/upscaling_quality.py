@@ -63,7 +63,7 @@ def main(model: str, count: int, side: int, sigmas: tuple[str, ...], file: Path 
     facts = engine.models[model].upsampler
     if facts is None:
         raise click.ClickException(f"{model} has no upsampler")
-    wishes = {"Lanczos": {"method": "lanczos"}, "network": {"method": "network"}}
+    wishes: dict[str, dict[str, Any]] = {"Lanczos": {"method": "lanczos"}, "network": {"method": "network"}}
     wishes |= {
         f"network {levels}": {"method": "network", "sigmas": [float(level) for level in levels.split()]}
         for levels in sigmas

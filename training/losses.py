@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.judge import Judge
+from training.preference import Preference
 
 
 def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
@@ -18,7 +19,7 @@ def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     return torch.stack(terms).sum() / scales
 
 
-def perceptual_loss(judge: Judge, a: Tensor, b: Tensor) -> Tensor:
+def perceptual_loss(judge: Judge | Preference, a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of channel-normalised features, summed over layers (Zhang et al. 2018, eq. 1)."""
     terms = []
     for layer in judge.body:

@@ -24,6 +24,7 @@ from training import data
 from training.clock import Clock
 from training.degradations import Pixels, crop
 from training.losses import perceptual_loss
+from training.preference import Preference
 from training.upsampler import Upsampler
 
 LOG = 20  # steps
@@ -112,8 +113,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 class Trainer:
     """Network, EMA and optimisers; a step depends only on (seed, step) and the weights."""
 
-    def __init__(self, net: Upsampler, config: Any, eye: nn.Module | None = None) -> None:
-        """``eye`` has a ``body``, whose features x0 should share with the render."""
+    def __init__(self, net: Upsampler, config: Any, eye: Preference | None = None) -> None:
+        """x0 should share the features of ``eye`` with the render."""
         u = config.upsampler
         self.net, self.u, self.step_number = net, u, 0
         self.device = next(net.parameters()).device
@@ -238,7 +239,7 @@ def published(config: Any, name: str) -> Upsampler:
     return net
 
 
-def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: nn.Module | None = None) -> None:
+def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: Preference | None = None) -> None:
     """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint.
 
     Without one it begins at random weights, or at those of a published model. ``eye``: see Trainer.
