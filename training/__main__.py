@@ -101,13 +101,18 @@ def into_repository(context: click.Context) -> None:
 
 
 @main.command()
+@click.argument("names", nargs=-1, type=click.Choice(["judge", "eye"]))
 @click.pass_obj
-def judge(config: Any) -> None:
-    """Train the judge on renders of its own seeds and print its accuracy on held-out ones."""
+def judge(config: Any, names: tuple[str, ...]) -> None:
+    """Train the judge, which measures, and the eye, a judge of other seeds through which losses look; or one of them.
+
+    Prints their accuracy on held-out renders.
+    """
     from training import judge as stage
 
-    for name, accuracy in stage.train(config).items():
-        click.echo(f"{name:9s} {accuracy:.3f}")
+    for name in names or stage.JUDGES:
+        for head, accuracy in stage.train(config, name).items():
+            click.echo(f"{name:5s} {head:9s} {accuracy:.3f}")
 
 
 @main.command()
@@ -222,14 +227,14 @@ def curve(config: Any) -> None:
 @click.pass_obj
 def upsampler(config: Any, recipe: Path | None, deadline: str | None, begin: str | None, into: str | None) -> None:
     """Train the upsampler on crops of large renders; resumes from its checkpoint."""
-    from training import preference
+    from training import judge
     from training import upsampling as stage
 
     own = configuration.load(recipe or stage.RECIPE, config.device)
     if into:
         stage.publish(own, into)
     else:
-        eye = preference.load(config, "validation") if own.upsampler.perceptual else None
+        eye = judge.load(config, "eye") if own.upsampler.perceptual else None
         stage.train(own, deadline, begin, eye)
 
 

@@ -70,7 +70,7 @@ class Trainer:
         self.critic_optimizer = torch.optim.AdamW(
             self.critic.parameters(), self.a.discriminator_lr, (0.5, 0.9), weight_decay=0.0, fused=True
         )
-        self.judge = judge.load(config).to(self.device).requires_grad_(False) if self.a.perceptual else None
+        self.eye = judge.load(config, "eye").to(self.device).requires_grad_(False) if self.a.perceptual else None
 
     def rate(self, progress: float) -> float:
         """Linear warm-up by steps, then half a cosine."""
@@ -99,9 +99,9 @@ class Trainer:
         return float(reconstruction.detach())
 
     def reconstruction(self, made: Tensor, pixels: Tensor) -> Tensor:
-        """L1, L1 of gradients and distance of the judge's features."""
+        """L1, L1 of gradients and distance of the eye's features."""
         loss = nn.functional.l1_loss(made, pixels) + self.a.gradient * gradient_loss(made, pixels)
-        return loss + self.a.perceptual * perceptual_loss(self.judge, made, pixels) if self.judge else loss
+        return loss + self.a.perceptual * perceptual_loss(self.eye, made, pixels) if self.eye else loss
 
     def deception(self, reconstruction: Tensor, made: Tensor) -> Tensor:
         """The generator's hinge loss, its gradient a fixed share of the reconstruction's."""

@@ -1,4 +1,7 @@
-"""The judge: a small CNN that names scene, time, object kind and colour; trained on renders of its own seeds."""
+"""The judge: a small CNN that names scene, time, object kind and colour; trained on renders of its own seeds.
+
+There are two: what is measured by the one is trained, if on a judge's features, on those of the other, the eye.
+"""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from training.text import Heads, cross_entropy, labels
 from training.world import draw
 
 HEADS = ("scene", "time", "kind", "colour")
+JUDGES = ("judge", "eye")
 
 
 class Judge(nn.Module):
@@ -51,8 +55,8 @@ class Block(nn.Module):
         return nn.functional.relu(self.main(x) + self.skip(x))
 
 
-def path(config: Any) -> Path:
-    return Path(config.paths.runs / "judge.pt")
+def path(config: Any, name: str = "judge") -> Path:
+    return Path(config.paths.runs / f"{name}.pt")
 
 
 def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
@@ -61,8 +65,9 @@ def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
     return nn.functional.avg_pool2d(pixels, pixels.shape[-1] // size)
 
 
-def seeds(config: Any) -> range:
-    return range(config.world.judge_seed, config.world.judge_seed + config.judge.pictures)
+def seeds(config: Any, name: str = "judge") -> range:
+    start = config.world.judge_seed + JUDGES.index(name) * config.judge.pictures
+    return range(start, start + config.judge.pictures)
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -78,11 +83,11 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return torch.roll(nn.functional.pad(pixels, (4, 4, 4, 4), mode="replicate"), (dy, dx), (2, 3))[..., 4:-4, 4:-4]
 
 
-def pictures(config: Any) -> NDArray[np.uint8]:
-    """The judge's own renders at full size, kept on disk."""
-    file = config.paths.runs / "judge-pictures.npy"
+def pictures(config: Any, name: str) -> NDArray[np.uint8]:
+    """A judge's own renders at full size, kept on disk."""
+    file = config.paths.runs / f"{name}-pictures.npy"
     if not file.exists():
-        data.save_atomically(file, data.render_seeds(seeds(config), config.world.size))
+        data.save_atomically(file, data.render_seeds(seeds(config, name), config.world.size))
     return np.asarray(np.load(file, mmap_mode="r"))
 
 
@@ -100,18 +105,18 @@ def reconstructions(config: Any, originals: NDArray[np.uint8]) -> Tensor:
     return torch.cat(parts)
 
 
-def train(config: Any) -> dict[str, float]:
+def train(config: Any, name: str = "judge") -> dict[str, float]:
     """Train on renders and their reconstructions; returns accuracies on held-out renders."""
-    j = config.judge
-    originals = pictures(config)
-    target = labels([draw(seed) for seed in seeds(config)])
+    j, seed = config.judge, JUDGES.index(name)
+    originals = pictures(config, name)
+    target = labels([draw(number) for number in seeds(config, name)])
     pixels = torch.stack([shrink(originals, j.size), reconstructions(config, originals)]).half()
-    torch.manual_seed(0)
-    judge, generator = Judge().train(), torch.Generator().manual_seed(0)
+    torch.manual_seed(seed)
+    judge, generator = Judge().train(), torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(judge.parameters(), j.lr, weight_decay=0.02)
     rows, total = len(originals) - j.holdout, j.epochs * (len(originals) - j.holdout) // j.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, j.lr, total_steps=total)
-    for _ in tqdm(range(total), desc="judge", mininterval=10):
+    for _ in tqdm(range(total), desc=name, mininterval=10):
         index = torch.randint(rows, (j.batch,), generator=generator)
         kind = torch.randint(2, (j.batch,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
@@ -123,7 +128,7 @@ def train(config: Any) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    torch.save(judge.state_dict(), path(config))
+    torch.save(judge.state_dict(), path(config, name))
     found = predict(judge.eval(), pixels[0, rows:].float())
     return {k: float((found[k] == v[rows:]).float().mean()) for k, v in target.items()}
 
@@ -140,10 +145,10 @@ def predict(judge: Judge, pixels: Tensor) -> dict[str, Tensor]:
     return examine(judge, pixels)[1]
 
 
-def load(config: Any) -> Judge:
-    """The trained judge; ValueError if there is none."""
-    if not path(config).exists():
-        raise ValueError(f"{path(config)} does not exist: train the judge first")
+def load(config: Any, name: str = "judge") -> Judge:
+    """A trained judge; ValueError if there is none."""
+    if not path(config, name).exists():
+        raise ValueError(f"{path(config, name)} does not exist: train it first (python -m training judge {name})")
     judge = Judge()
-    judge.load_state_dict(torch.load(path(config), map_location="cpu"))
+    judge.load_state_dict(torch.load(path(config, name), map_location="cpu"))
     return judge.eval()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from training import config, curation, curator, pairs
+from training import config, curation, curator, judge, pairs
 from training.world import Quality, draw, render
 
 RNG = np.random.default_rng(0)
@@ -129,7 +129,7 @@ def test_no_two_stages_share_a_seed() -> None:
     s = config.load()
     starts = sorted(
         [
-            (s.world.seed, s.world.pictures), (s.world.judge_seed, s.judge.pictures),
+            (s.world.seed, s.world.pictures), (s.world.judge_seed, len(judge.JUDGES) * s.judge.pictures),
             (s.world.evaluation_seed, s.evaluation.prompts), (s.tuning.validation_seed, s.tuning.prompts),
             (s.curation.label_seed, s.curation.pairs), (s.preference.seed, 2 * s.preference.pairs),
         ]

@@ -30,7 +30,7 @@ def run(tmp_path: Path, pictures: Any) -> SimpleNamespace:
     data.save_atomically(data.chunk_path(settings, 0), pictures)
     data.save_atomically(tmp_path / "held-out.npy", pictures[: a.held_out])
     torch.manual_seed(0)
-    torch.save(Judge().state_dict(), tmp_path / "judge.pt")
+    torch.save(Judge().state_dict(), tmp_path / "eye.pt")
     return settings
 
 

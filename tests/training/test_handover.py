@@ -234,7 +234,7 @@ def test_a_lease_renders_trains_and_hands_back(tmp_path: Path) -> None:
     tokenizer = text.train_tokenizer([c for seed in range(9) for c in captions(draw(seed), 2)], 600, 77)
     tokenizer.save_pretrained(settings.paths.runs / "tokenizer")
     text.build_encoder(settings, tokenizer).save_pretrained(settings.paths.runs / "text_encoder")
-    torch.save(Judge().state_dict(), judge.path(settings))
+    torch.save(Judge().state_dict(), judge.path(settings, "eye"))
     lease.run(settings, tmp_path / "pieces")
     there = tiny.settings(tmp_path / "there")
     assert {"encoder_pca.npz", "decoder.pt", "unet.pt"} <= set(pack.unpack(there, tmp_path / "pieces"))
