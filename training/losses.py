@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.judge import Judge
-from training.preference import Preference
 
 
 def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
@@ -19,7 +18,7 @@ def gradient_loss(a: Tensor, b: Tensor, scales: int = 3) -> Tensor:
     return torch.stack(terms).sum() / scales
 
 
-def perceptual_loss(judge: Judge | Preference, a: Tensor, b: Tensor) -> Tensor:
+def perceptual_loss(judge: Judge, a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of channel-normalised features, summed over layers (Zhang et al. 2018, eq. 1)."""
     terms = []
     for layer in judge.body:
@@ -28,6 +27,17 @@ def perceptual_loss(judge: Judge | Preference, a: Tensor, b: Tensor) -> Tensor:
             x, y = (nn.functional.normalize(part.float(), dim=1) for part in (a, b))
             terms.append((x - y).square().sum(1).mean())
     return torch.stack(terms).sum()
+
+
+def border_loss(a: Tensor, b: Tensor, block: int) -> Tensor:
+    """Squared difference of the steps between pixels on two sides of blocks' borders: what shows as a seam, [B].
+
+    a, b [B, C, H, W] of whole blocks; an error that is the same on both sides costs nothing, nor does a lone block.
+    """
+    e = a - b
+    down, right = e.diff(dim=2)[:, :, block - 1 :: block], e.diff(dim=3)[..., block - 1 :: block]
+    count = max(down[0].numel() + right[0].numel(), 1)
+    return (down.square().sum((1, 2, 3)) + right.square().sum((1, 2, 3))) / count
 
 
 class Discriminator(nn.Sequential):

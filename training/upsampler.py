@@ -28,7 +28,10 @@ Neighbours = Callable[[int, Tensor], tuple[Tensor, ...]]  # layer and own K/V ->
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pixels, tokens and widths; ``sigma_data`` is the deviation of x0 - draft."""
+    """Pixels, tokens and widths; ``sigma_data`` is the deviation of x0 - draft.
+
+    ``edge`` is the share of the refinement that a block's outermost pixels take: those beyond them err on their own.
+    """
 
     block: int = 128
     factor: int = 4
@@ -41,6 +44,7 @@ class Sizes:
     channels: int = 64
     residuals: int = 3
     sigma_data: float = 0.05
+    edge: float = 1.0
 
     @property
     def reach(self) -> int:
@@ -66,6 +70,12 @@ class Sizes:
     def cache(self) -> tuple[int, ...]:
         """Keys and values of one block: [layers, 2, heads, tokens, width of a head]."""
         return (self.layers, 2, self.heads, self.side**2, self.head)
+
+
+def shares(side: int, edge: float) -> Tensor:
+    """What a block's pixels take of its refinement, [side, side]: all of it, but for the outermost."""
+    inside = torch.ones(side - 2, side - 2)
+    return functional.pad(inside, (1, 1, 1, 1), value=edge)
 
 
 def _without(margin: int) -> tuple[Any, ...]:
@@ -157,6 +167,8 @@ class Upsampler(nn.Module):
         self.layers = nn.ModuleList(Layer(s, turn, turns) for _ in range(s.layers))
         self.end = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
         self.out = nn.Linear(width, 3 * s.patch**2)
+        self.shares: Tensor
+        self.register_buffer("shares", shares(s.block, s.edge), persistent=False)
         for last in (self.drafter.tail, self.local, self.modulation[-1], self.end[-1], self.out):  # at first x0 = base
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
@@ -251,7 +263,7 @@ class Upsampler(nn.Module):
         shift, gain = self.end(shared)[:, None].chunk(2, -1)
         out = self.out(self.norm(x) * (1 + gain) + shift)
         change = functional.pixel_shuffle(out.mT.unflatten(2, (s.side, s.side)), s.patch).to(sample.dtype)
-        return draft + skip * beyond + scale * change, torch.stack(caches, 1)
+        return draft + self.shares * (skip * beyond + scale * change), torch.stack(caches, 1)
 
     def _bias(self, present: Tensor) -> Tensor:
         """What hides the keys of absent neighbours, [B, 1, 1, sources x tokens]."""

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from service.upscaling import lanczos
-from training import data
+from training import checkpoint, data
 from training.clock import Clock
 from training.degradations import Pixels, crop
-from training.losses import perceptual_loss
-from training.preference import Preference
+from training.judge import Judge
+from training.losses import border_loss, perceptual_loss
 from training.upsampler import Upsampler
 
 LOG = 20  # steps
@@ -113,7 +113,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 class Trainer:
     """Network, EMA and optimisers; a step depends only on (seed, step) and the weights."""
 
-    def __init__(self, net: Upsampler, config: Any, eye: Preference | None = None) -> None:
+    def __init__(self, net: Upsampler, config: Any, eye: Judge | None = None) -> None:
         """x0 should share the features of ``eye`` with the render."""
         u = config.upsampler
         self.net, self.u, self.step_number = net, u, 0
@@ -139,10 +139,10 @@ class Trainer:
         return float(self.u.lr * min(1.0, (phase + 1e-3) / self.u.warmup, max(1 - phase, 0.01) / self.u.decay))
 
     def loss(self, batch: list[Tensor], progress: float) -> Tensor:
-        """Squared error and distance of the eye's features, [2]: at first of drafts alone, then of x0 over them.
+        """Squared error, that of steps over borders, distance of the eye's features, [3].
 
-        The error of x0 has eq. 2's weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, that of drafts
-        1 / sigma_data^2.
+        At first of drafts alone, then of x0 over them. The errors of x0 have eq. 2's weight
+        (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, those of drafts 1 / sigma_data^2.
         """
         sharp, base, lowres, thumbnail = (
             part.to(self.device, non_blocking=True).movedim(-1, 1) / 127.5 - 1 for part in batch
@@ -161,8 +161,10 @@ class Trainer:
             else:
                 made = self.net.picture(noisy, sigma, base, lowres, thumbnail, alone=progress < self.u.alone)
             seen = perceptual_loss(self.eye, made.float(), sharp) if self.eye else made.new_zeros(())
-        error = (weight * (made.float() - sharp).square().mean((1, 2, 3))).mean()
-        return torch.stack([error, self.u.perceptual * seen])
+        made = made.float()
+        error = (weight * (made - sharp).square().mean((1, 2, 3))).mean()
+        seams = (weight * border_loss(made, sharp, self.net.sizes.block)).mean()
+        return torch.stack([error, self.u.borders * seams, self.u.perceptual * seen])
 
     def step(self, batch: list[Tensor], progress: float) -> Tensor:
         """One optimiser step; the terms of its loss, still on the device."""
@@ -181,20 +183,17 @@ class Trainer:
         return loss.detach()
 
     def save(self, path: Path, seconds: float) -> None:
-        """Write the checkpoint beside the old one, then rename."""
-        partial = path.with_suffix(".partial")
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {"net": self.net.state_dict(), "ema": self.ema, "optimizers": optimizers}
-        torch.save(state | {"step": self.step_number, "seconds": seconds}, partial)
-        partial.rename(path)
+        checkpoint.save(path, state | {"step": self.step_number, "seconds": seconds})
 
     def restore(self, path: Path) -> float:
         """Go on from a checkpoint; the seconds that it took."""
-        state = torch.load(path, map_location=self.device)
+        state = checkpoint.load(path)
         self.net.load_state_dict(state["net"])
-        self.ema = [e.clone() for e in state["ema"]]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        checkpoint.copy(self.ema, state["ema"])
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            checkpoint.restore_optimizer(optimizer, moments)
         self.step_number = state["step"]
         return float(state["seconds"])
 
@@ -211,9 +210,8 @@ def build(config: Any) -> Upsampler:
 
 def load_ema(config: Any) -> Upsampler:
     """The averaged network of the last checkpoint."""
-    net, ema = build(config), torch.load(checkpoint_path(config), map_location="cpu", mmap=True)["ema"]
-    for p, e in zip(net.parameters(), ema, strict=True):
-        p.data.copy_(e)
+    net = build(config)
+    checkpoint.copy(net.parameters(), checkpoint.load(checkpoint_path(config))["ema"])
     return net.eval().requires_grad_(False)
 
 
@@ -239,7 +237,7 @@ def published(config: Any, name: str) -> Upsampler:
     return net
 
 
-def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: Preference | None = None) -> None:
+def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: Judge | None = None) -> None:
     """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint.
 
     Without one it begins at random weights, or at those of a published model. ``eye``: see Trainer.

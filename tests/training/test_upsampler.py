@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from torch import nn
 
 from benchmarks.upscaling_quality import psnr
 from service.engines.contract import Surroundings, Ticket
@@ -21,8 +22,8 @@ from training import config as configuration
 from training import degradations, upsampling
 from training.__main__ import main
 from training.degradations import crop
-from training.losses import perceptual_loss
-from training.preference import Preference
+from training.judge import Judge
+from training.losses import border_loss, perceptual_loss
 from training.upsampler import Sizes, Upsampler
 from training.world import draw, render
 
@@ -90,7 +91,7 @@ def test_the_loss_falls_and_a_run_resumes_where_it_stopped(progress: float, tmp_
     config, same = recipe(), batch(0)
     trainer = upsampling.Trainer(upsampling.build(config), config)
     drafts = [p.clone() for p in trainer.net.drafter.parameters()]
-    losses = [float(trainer.step(same, progress)[0]) for _ in range(40)]
+    losses = [float(trainer.step(same, progress).sum()) for _ in range(100)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
     kept = all(torch.equal(a, b) for a, b in zip(drafts, trainer.net.drafter.parameters(), strict=True))
     assert kept == (progress > config.upsampler.drafts)
@@ -117,18 +118,52 @@ def test_the_loss_is_the_error_of_the_networks_own_output() -> None:
     beyond, scale = parts[0] - parts[1], (sigma**2 + 0.05**2).sqrt()
     target = (beyond - 0.05**2 / scale**2 * (beyond + sigma * noise)) * scale / (sigma * 0.05)
     found = trainer.loss(batch(3), progress=0.5)
-    torch.testing.assert_close(found, torch.stack([target.square().mean(), torch.tensor(0.0)]), rtol=1e-3, atol=0)
+    error = target * sigma * 0.05 / scale
+    block = trainer.net.sizes.block
+    rows, columns = (error.transpose(-1, axis).split(block, -1) for axis in (-2, -1))
+    steps = torch.stack([second[..., 0] - first[..., -1] for first, second in (rows, columns)]).square()
+    weight = (scale / (sigma * 0.05)).square()[..., 0]
+    seams = config.upsampler.borders * (weight * steps.mean(0)).mean()
+    torch.testing.assert_close(found, torch.stack([target.square().mean(), seams, seams * 0]), rtol=1e-3, atol=0)
     drafts = beyond.square().mean() / 0.05**2
     torch.testing.assert_close(trainer.loss(batch(3), progress=0.0)[0], drafts, rtol=1e-3, atol=0)
 
 
+def test_outermost_pixels_take_their_share_of_the_refinement() -> None:
+    config = recipe()
+    torch.manual_seed(1)
+    whole, part = Upsampler(**SMALL), Upsampler(**SMALL, edge=0.25)
+    nn.init.normal_(whole.out.weight, std=0.1)
+    part.load_state_dict(whole.state_dict())
+    sharp, base, lowres, thumbnail = (p.movedim(-1, 1) / 127.5 - 1 for p in batch(3))
+    given = sharp, torch.full((len(sharp),), config.upsampler.sigma_max), base, lowres, thumbnail
+    draft, full, found = whole.draft(base, lowres), whole.picture(*given), part.picture(*given)
+    side = whole.sizes.block
+    inner = torch.zeros(side, side, dtype=torch.bool)
+    inner[1:-1, 1:-1] = True
+    inner = inner.repeat(2, 2).expand_as(found)
+    torch.testing.assert_close(found[inner], full[inner], rtol=0, atol=0)
+    torch.testing.assert_close(found[~inner], (0.75 * draft + 0.25 * full)[~inner])
+    assert (full - draft).abs().amax() > 0.01
+
+
+def test_a_seam_is_a_step_that_the_render_has_not() -> None:
+    a, b = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    a += 0.7  # everywhere the same
+    assert not border_loss(a, b, 4).any()
+    a[1, :, :, 4:] += 0.5
+    torch.testing.assert_close(border_loss(a, b, 4), torch.tensor([0.0, 0.5**2 / 2]))  # one border of two
+    assert not border_loss(a, b, 8).any(), "a lone block has none"
+    assert not border_loss(a, a, 4).any()
+
+
 def test_an_eye_sees_what_pixels_differ_in() -> None:
     torch.manual_seed(0)
-    config, eye = recipe(perceptual=3.0), Preference().eval()
+    config, eye = recipe(perceptual=3.0), Judge().eval()
     trainer = upsampling.Trainer(upsampling.build(config), config, eye)
     sharp, base = (part.movedim(-1, 1) / 127.5 - 1 for part in batch(3)[:2])
     expected = 3 * perceptual_loss(eye, base, sharp)
-    torch.testing.assert_close(trainer.loss(batch(3), progress=0.0)[1], expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(trainer.loss(batch(3), progress=0.0)[2], expected, rtol=0.02, atol=0)
 
 
 def test_a_reproduced_picture_is_nearly_the_small_one() -> None:

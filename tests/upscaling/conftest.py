@@ -33,6 +33,7 @@ def network() -> Upsampler:
         channels=8,
         residuals=1,
         sigma_data=0.5,
+        edge=0.9,
     )
     for parameter in made.parameters():
         inputs = parameter[0].numel() if parameter.shape[-2:] == (3, 3) else parameter.shape[-1]

@@ -79,7 +79,13 @@ def denoised(net: Upsampler, x: Tensor, sigma: Tensor, base: Tensor, around: Ten
     shift, scale = net.end(shared).chunk(2)
     change = net.out(norm(tokens) * (1 + scale) + shift).view(rows, columns, 3, s.patch, s.patch)
     change = change.permute(2, 0, 3, 1, 4).reshape(x.shape)
-    return draft + (s.sigma_data / deviation) ** 2 * (x - draft) + sigma * s.sigma_data / deviation * change
+    refinement = (s.sigma_data / deviation) ** 2 * (x - draft) + sigma * s.sigma_data / deviation * change
+    for at in (0, s.block - 1):
+        refinement[:, at :: s.block, :] *= s.edge
+        refinement[:, :, at :: s.block] *= s.edge
+        refinement[:, at :: s.block, at :: s.block] /= s.edge  # a corner is outermost once
+        refinement[:, at :: s.block, s.block - 1 - at :: s.block] /= s.edge
+    return draft + refinement
 
 
 def norm(x: Tensor) -> Tensor:
