@@ -1,5 +1,9 @@
 """A peer on the same weights: diffusers' own pipeline (eager)."""
 
+import copy
+import threading
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
@@ -26,13 +30,21 @@ class Diffusers:
             pipeline.scheduler.config, timestep_spacing="linspace", interpolation_type="linear"
         )
         self.pipeline.set_progress_bar_config(disable=True)
-        self.dtype, self.size = dtype, size
+        self.dtype, self.size, self._local = dtype, size, threading.local()
+
+    @property
+    def _tokenizer(self) -> Any:
+        """One for each thread: how they pad and cut is a state that calls change."""
+        if not hasattr(self._local, "tokenizer"):
+            self._local.tokenizer = copy.deepcopy(self.pipeline.tokenizer)
+        return self._local.tokenizer
 
     def __call__(self, prompt: str, seed: int, steps: int = STEPS) -> np.ndarray:
         """Prompt and seed -> pixels [H, W, 3] in [0, 1]."""
         scheduler = type(self.pipeline.scheduler).from_config(self.pipeline.scheduler.config)
         pipeline = StableDiffusionPipeline(
-            **{**self.pipeline.components, "scheduler": scheduler}, requires_safety_checker=False
+            **{**self.pipeline.components, "scheduler": scheduler, "tokenizer": self._tokenizer},
+            requires_safety_checker=False,
         )
         pipeline.set_progress_bar_config(disable=True)
         latents = torch.from_numpy(noise(self.pipeline, seed, self.size))[None].to(self.dtype)
