@@ -88,6 +88,22 @@ def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
     assert tiny.same(straight, second)
 
 
+def gradients(compiled: bool) -> torch.Tensor:
+    """Of one loss of 64 pictures, with respect to all parameters."""
+    settings = tiny.settings()
+    settings.unet.batch, settings.unet.compile = 64, compiled
+    run = unet.Trainer(tiny.network(), settings)
+    run.loss(tiny.RandomSource()).backward()
+    return torch.cat([p.grad.flatten() for p in run.parameters if p.grad is not None])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about itself, while it compiles
+def test_fused_kernels_have_the_same_gradient() -> None:
+    """Within the rounding of bf16: a part that gets none would be a distance of 1."""
+    whole, fused = gradients(False), gradients(True)
+    assert (whole - fused).norm() < 0.03 * whole.norm()
+
+
 def test_learning_rate_warms_up_and_falls() -> None:
     run = trainer()
     assert run.rate(0.0) == pytest.approx(run.u.lr / run.u.warmup)
