@@ -16,7 +16,7 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
-        except ValueError as error:
+        except (ValueError, InvalidRequest) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -77,8 +77,19 @@ def autoencoder(config: Any, deadline: str | None) -> None:
     from training import decoder
 
     decoder.train(config, deadline)
-    for name, value in decoder.psnr(config).items():
-        click.echo(f"{name:8s} {value:.2f} dB")
+    click.echo(decoder.report(config))
+
+
+@main.command()
+@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.pass_obj
+def redrawn(config: Any, deadline: str | None) -> None:
+    """Go on with the decoder, on latents that the UNet has redrawn too: it straightens their edges; resumes."""
+    from training import decoder
+    from training import redrawn as stage
+
+    stage.train(config, deadline)
+    click.echo(decoder.report(config))
 
 
 @main.command()
@@ -124,10 +135,7 @@ def evaluate(config: Any, presets: tuple[str, ...], prompts: int | None) -> None
     from training import evaluate as stage
     from training import pictures
 
-    try:
-        result = stage.evaluate(config, presets, prompts)
-    except InvalidRequest as error:
-        raise click.ClickException(str(error)) from None
+    result = stage.evaluate(config, presets, prompts)
     click.echo(stage.format_table(result))
     rows = stage.estimates(result)
     click.echo(pictures.pareto(rows, stage.front(rows), config.paths.runs / "pareto.png"))
@@ -175,8 +183,6 @@ def student(config: Any, name: str, steps: int | None) -> None:
     """Distil the tuned UNet into a student of 1 to 3 steps, or into one of the ablation's; resumes."""
     from training import student as stage
 
-    if name not in stage.ABLATION:
-        raise click.BadParameter(f"{name} is not one of {', '.join(stage.ABLATION)}", param_hint="NAME")
     config.student.max_steps = steps or config.student.max_steps
     stage.train(config, name)
 
@@ -256,8 +262,7 @@ def unpack(config: Any, folder: Path) -> None:
     """Join the pieces in FOLDER and put their files into the run, over those it holds."""
     from training import pack as stage
 
-    for name in stage.unpack(config, folder):
-        click.echo(name)
+    click.echo("\n".join(stage.unpack(config, folder)))
 
 
 @main.command(name="from-published")
@@ -266,8 +271,7 @@ def from_published(config: Any) -> None:
     """Fill what the run lacks with the published model's parts, so that training goes on from them."""
     from training import published
 
-    for name in published.start(config):
-        click.echo(name)
+    click.echo("\n".join(published.start(config)))
 
 
 @main.command()
@@ -285,7 +289,7 @@ def lease(config: Any, folder: Path) -> None:
 def everything(context: click.Context) -> None:
     """Run every stage in order, from nothing to build/postcard and its evaluation (about four hours on two cores)."""
     for stage in (
-        render, text, judge, autoencoder, features, unet, curate, preference, tune, student, publish,
+        render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, student, publish,
         into_repository, evaluate, sheet, curve,
     ):  # fmt: skip
         click.echo(f"== {stage.name}")

@@ -7,6 +7,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from training.optimizers import MuonAdamW
+
+Optimizer = torch.optim.Optimizer | MuonAdamW
+
 
 class Resumable(Protocol):
     """What the trainers have in common; the averages are in the order of the parameters."""
@@ -20,7 +24,7 @@ class Resumable(Protocol):
     def net(self) -> nn.Module: ...
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def optimizer(self) -> Optimizer: ...
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -56,7 +60,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> None:
     restore_optimizer(trainer.optimizer, state["optimizer"])
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Load moments into the memory layout of their parameters, which the fused kernels demand."""
     optimizer.load_state_dict(state)
     for p, moments in optimizer.state.items():

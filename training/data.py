@@ -49,6 +49,11 @@ def sharp(seed: int) -> bool:
     return not quality.noise and not quality.blur
 
 
+def sharp_rows(config: Any, chunks: list[int]) -> list[tuple[int, int]]:
+    """Chunk and row of every sharp picture."""
+    return [(c, row) for c in chunks for row, seed in enumerate(seeds(config, c)) if sharp(seed)]
+
+
 def held_out(config: Any, count: int) -> NDArray[np.uint8]:
     """Sharp pictures that no part of the model trains on, kept on disk."""
     path = config.paths.runs / "held-out.npy"

@@ -28,36 +28,44 @@ def to_pixels(pictures: Tensor) -> Tensor:
 class Crops:
     """Crops of sharp pictures and their mirror images, whole latent cells; on CUDA the pictures lie on the device."""
 
+    kind = "renders"
+
     def __init__(self, config: Any) -> None:
         self.a, self.device = config.autoencoder, config.device
         self.encode = autoencoder.Encoder(autoencoder.pca(config)).to(self.device)
         chunks = data.finished(config)
-        self.pictures = [torch.from_numpy(data.load(config, chunk)).to(self.device) for chunk in chunks]
-        self.rows = [(c, i) for c, chunk in enumerate(chunks) for i, seed in enumerate(data.seeds(config, chunk))
-                     if data.sharp(seed)]  # fmt: skip
+        self.pictures = {chunk: torch.from_numpy(data.load(config, chunk)).to(self.device) for chunk in chunks}
+        self.rows = data.sharp_rows(config, chunks)
         self.cells = config.world.size // self.a.patch
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Latents (batch, 16, crop, crop) with a little noise, and pixels in [-1, 1]."""
-        side, patch = self.a.crop * self.a.patch, self.a.patch
-        crops = []
-        for _ in range(self.a.batch):
-            chunk, row = self.rows[rng.integers(len(self.rows))]
-            y, x = rng.integers(0, self.cells - self.a.crop + 1, 2) * patch
-            crop = self.pictures[chunk][row, y : y + side, x : x + side]
-            crops.append(crop.flip(1) if rng.random() < 0.5 else crop)
+        crops = [self._crop(*self.rows[rng.integers(len(self.rows))], rng.random() < 0.5, *self._corner(rng))
+                 for _ in range(self.a.batch)]  # fmt: skip
         pixels = to_pixels(torch.stack(crops))
         latents = self.encode(pixels)
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         strength = self.a.noise * torch.rand((len(latents), 1, 1, 1), generator=generator, device=self.device)
         return latents + strength * torch.randn(latents.shape, generator=generator, device=self.device), pixels
 
+    def _corner(self, rng: np.random.Generator) -> list[int]:
+        """First row and column of a crop, in latent cells."""
+        return rng.integers(0, self.cells - self.a.crop + 1, 2).tolist()
+
+    def _crop(self, chunk: int, row: int, mirrored: bool, y: int, x: int) -> Tensor:
+        """Pixels (side, side, 3) of a picture or its mirror image, from a latent cell on."""
+        side, patch = self.a.crop * self.a.patch, self.a.patch
+        picture = self.pictures[chunk][row]
+        picture = picture.flip(1) if mirrored else picture
+        return picture[y * patch : y * patch + side, x * patch : x * patch + side]
+
 
 class Trainer:
     """Decoder, its average, optimiser and, once the adversarial loss has started, the discriminator."""
 
-    def __init__(self, config: Any) -> None:
-        pca = autoencoder.pca(config)
+    def __init__(self, config: Any, kind: str = Crops.kind) -> None:
+        """``kind`` of the crops it is trained on, for its checkpoint."""
+        pca, self.kind = autoencoder.pca(config), kind
         self.a, self.factor, self.device = config.autoencoder, pca.scaling_factor, torch.device(config.device)
         torch.manual_seed(0)
         self.net = autoencoder.build(config, pca).to(self.device, memory_format=torch.channels_last)
@@ -119,7 +127,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         critic = {"critic": self.critic.state_dict(), "critic_optimizer": self.critic_optimizer.state_dict()}
-        return checkpoint.state(self) | critic
+        return checkpoint.state(self) | critic | {"kind": self.kind}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state of any device; one of averaged weights alone warms new optimisers up."""
@@ -137,16 +145,22 @@ def load_ema(config: Any) -> SubpixelDecoder:
     return net.eval().requires_grad_(False)
 
 
-def train(config: Any, deadline: str | None = None) -> None:
-    """Train one process until the minutes are over or the deadline comes; resumes from the checkpoint."""
+def train(config: Any, deadline: str | None = None, crops: Crops | None = None) -> None:
+    """Train one process until the minutes are over or the deadline comes.
+
+    Resumes from the checkpoint; with another kind of crops its schedule and optimisers start anew.
+    """
     torch.set_num_threads(1)
-    trainer, path, before = Trainer(config), checkpoint_path(config), 0.0
+    crops = crops or Crops(config)
+    trainer, path, before = Trainer(config, crops.kind), checkpoint_path(config), 0.0
     if path.exists():
         state = checkpoint.load(path)
+        if state.get("kind", Crops.kind) != crops.kind:
+            state = {key: state[key] for key in ("ema", "step")}
         trainer.restore(state)
         before = checkpoint.seconds(state, config.device)
     clock = Clock.start_at(before, config.autoencoder.minutes, deadline)
-    crops, saved, losses = Crops(config), time.monotonic(), list[float]()
+    saved, losses = time.monotonic(), list[float]()
     while (progress := clock.progress()) < 1:
         losses.append(trainer.step(crops, progress))
         if trainer.step_number % 50 == 0:
@@ -180,6 +194,10 @@ def psnr(config: Any) -> dict[str, float]:
     made = torch.cat([net.decode(part).sample.cpu() for part in scaled.split(4)])
     linear = torch.from_numpy(pca.decode(latents.numpy())).permute(0, 3, 1, 2)
     return {"linear": decibel(linear, truth), "decoder": decibel(made, truth)}
+
+
+def report(config: Any) -> str:
+    return "\n".join(f"{name:8s} {value:.2f} dB" for name, value in psnr(config).items())
 
 
 def decibel(made: Tensor, truth: Tensor) -> float:

@@ -16,10 +16,12 @@ from tqdm import tqdm
 from service.diffusion.compose import compose
 from service.diffusion.noise import SeededNoise
 from service.diffusion.parameterization import Parameterization
+from service.diffusion.types import Array
 from service.engines.contract import Latent, ModelDescription, NoiseSchedule
 from service.recipe import Overrides, Recipe, load_presets, resolve
 from training import decoder, text, unet
 
+Solve = Callable[[Tensor, Array], Tensor]  # x at sigmas[0] -> x0 at the end of the sigmas
 Draw = Callable[[Sequence[str], Sequence[int]], NDArray[np.uint8]]  # prompts, seeds -> pictures (n, size, size, 3)
 
 
@@ -67,6 +69,19 @@ def develop(
     denoise = compose(branches(net, contexts, parts.parameterization), parts.guidance, parts.corrections)
     start: Any = noise / parts.parameterization.input_scale(recipe.sigmas[0])
     return parts.sampler(denoise, start, np.array(recipe.sigmas), None)
+
+
+def guided(net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, cond: Tensor, uncond: Tensor) -> Solve:
+    """A network as a recipe runs it: its sampler and guidance, on given sigmas."""
+    parts = recipe.parts(model)
+    contexts = {"cond": cond, "uncond": uncond.expand_as(cond)}
+    denoise = parts.guidance(branches(net, contexts, parts.parameterization))
+
+    def solve(x: Tensor, sigmas: Array) -> Tensor:
+        end: Any = parts.sampler(denoise, x, sigmas, None)
+        return torch.as_tensor(end)
+
+    return solve
 
 
 def noises(config: Any, seeds: Sequence[int]) -> Tensor:

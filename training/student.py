@@ -25,8 +25,8 @@ from service.diffusion.parameterization import Parameterization
 from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import trailing
 from service.diffusion.types import Array, Denoised
-from service.recipe import Recipe
 from training import checkpoint, features, sampling, stages, unet
+from training.sampling import Solve
 from training.unet import Source
 
 ABLATION: dict[str, dict[str, bool]] = {
@@ -37,7 +37,6 @@ ABLATION: dict[str, dict[str, bool]] = {
     "student-fresh-noise": {"fresh": True},
 }
 Denoise = Callable[[Tensor, float], Any]  # x at sigma -> Denoised, of tensors
-Solve = Callable[[Tensor, Array], Tensor]  # x at sigmas[0] -> x0 at the end of the sigmas
 Normal = Callable[[], Tensor]  # unit noise shaped like the batch
 
 
@@ -93,19 +92,6 @@ def own_share(sigma: float) -> float:
     return (sqrt(1 + sigma**2) - 1) / sigma
 
 
-def guided(net: UNet2DConditionModel, recipe: Recipe, model: Any, cond: Tensor, uncond: Tensor) -> Solve:
-    """The teacher as a recipe runs it: its sampler and guidance on given sigmas."""
-    parts = recipe.parts(model)
-    contexts = {"cond": cond, "uncond": uncond.expand_as(cond)}
-    denoise = parts.guidance(sampling.branches(net, contexts, parts.parameterization))
-
-    def solve(x: Tensor, sigmas: Array) -> Tensor:
-        end: Any = parts.sampler(denoise, x, sigmas, None)
-        return torch.as_tensor(end)
-
-    return solve
-
-
 class Student(unet.Trainer):
     """The UNet's trainer with the distillation's loss."""
 
@@ -128,7 +114,7 @@ class Student(unet.Trainer):
             return torch.randn(data.shape, generator=generator, device=self.device)
 
         branches = sampling.branches(self.net, {"cond": cond}, self.objective.process)
-        solve = guided(self.teacher, self.recipe, self.model, cond, self.empty)
+        solve = sampling.guided(self.teacher, self.recipe, self.model, cond, self.empty)
         with torch.autocast(self.device.type, torch.bfloat16):
             steps = self.u.counts[self.step_number % len(self.u.counts)]
             terms = self.objective.losses(lambda x, s: branches(x, s, ("cond",))[0], solve, steps, data, normal)
@@ -142,7 +128,9 @@ def objective(config: Any, **switches: bool) -> Objective:
 
 
 def train(config: Any, name: str) -> None:
-    """Distil the teacher into one of ABLATION's students; resumes from runs/<name>.pt."""
+    """Distil the teacher into one of ABLATION's students; resumes from runs/<name>.pt. ValueError: not one of them."""
+    if name not in ABLATION:
+        raise ValueError(f"{name} is not one of {', '.join(ABLATION)}")
     s, settings = config.student, stages.settings(config, "student")
     empty = torch.from_numpy(np.load(features.folder(config) / "empty.npy")).float().to(config.device)
     teacher, net = (stages.load(config, s.checkpoint) for _ in range(2))

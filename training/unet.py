@@ -1,4 +1,4 @@
-"""Training of the UNet: v-prediction (Salimans & Ho 2022), EMA, learning rate by wall clock.
+"""Training of the UNet: v-prediction (Salimans & Ho 2022), Muon, EMA, learning rate by wall clock.
 
 On CPUs several gloo processes share the work; on CUDA one process trains large batches that never leave the device.
 """
@@ -22,6 +22,7 @@ from torch.multiprocessing.spawn import spawn
 from training import checkpoint, memory
 from training.clock import Clock
 from training.features import Features, Resident
+from training.optimizers import MuonAdamW
 
 STEPS = 1000
 
@@ -74,9 +75,8 @@ class Trainer:
         self.forward = compiled(net) if u.compile else net
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True
-        )
+        inside = (net.down_blocks, net.mid_block, net.up_blocks)
+        self.optimizer = MuonAdamW(net, inside, u.lr, u.betas, u.weight_decay)
         self.alphas = scheduler().alphas_cumprod.to(self.device)
 
     def rate(self, progress: float) -> float:

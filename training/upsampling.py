@@ -1,7 +1,4 @@
-"""Training of the upsampler: Karras et al. 2022's loss on crops of large renders, EMA, learning rate by wall clock.
-
-Matrices inside the layers are stepped by Muon (Jordan et al. 2024), everything else by AdamW.
-"""
+"""Training of the upsampler: Karras et al. 2022's loss on crops of large renders, Muon, EMA, learning rate by clock."""
 
 import json
 import os
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from service.upscaling import lanczos
@@ -25,6 +22,7 @@ from training.clock import Clock
 from training.degradations import Pixels, crop
 from training.judge import Judge
 from training.losses import border_loss, perceptual_loss
+from training.optimizers import MuonAdamW
 from training.upsampler import Upsampler
 
 LOG = 20  # steps
@@ -121,14 +119,7 @@ class Trainer:
         self.eye = eye.to(self.device).requires_grad_(False) if eye else None
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
-        inside = [part for layers in (net.cross, net.layers) for part in layers.modules()]
-        matrices = [part.weight for part in inside if isinstance(part, nn.Linear)]
-        known = {id(p) for p in matrices}
-        others = [p for p in self.parameters if id(p) not in known]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, u.lr, u.weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, u.lr, tuple(u.betas), weight_decay=u.weight_decay, fused=True),
-        ]
+        self.optimizer = MuonAdamW(net, (net.cross, net.layers), u.lr, u.betas, u.weight_decay)
         for layer in net.layers if u.compile else ():
             layer.compile()
 
@@ -172,19 +163,17 @@ class Trainer:
         loss = self.loss(batch, progress)
         loss.sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.u.clip)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate(progress)
-            optimizer.step()
-            optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(progress)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.step_number += 1
         decay = min(self.u.ema, (1 + self.step_number) / (10 + self.step_number))
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
         return loss.detach()
 
     def save(self, path: Path, seconds: float) -> None:
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        state = {"net": self.net.state_dict(), "ema": self.ema, "optimizers": optimizers}
+        state = {"net": self.net.state_dict(), "ema": self.ema, "optimizer": self.optimizer.state_dict()}
         checkpoint.save(path, state | {"step": self.step_number, "seconds": seconds})
 
     def restore(self, path: Path) -> float:
@@ -192,8 +181,7 @@ class Trainer:
         state = checkpoint.load(path)
         self.net.load_state_dict(state["net"])
         checkpoint.copy(self.ema, state["ema"])
-        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
-            checkpoint.restore_optimizer(optimizer, moments)
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.step_number = state["step"]
         return float(state["seconds"])
 

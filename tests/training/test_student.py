@@ -43,7 +43,7 @@ def gaussian(mean: float, width: float) -> Any:
     return denoise
 
 
-def transported(mean: float, width: float) -> student.Solve:
+def transported(mean: float, width: float) -> sampling.Solve:
     """Exact end of the probability-flow ODE of N(mean, width^2)."""
 
     def solve(x: Tensor, sigmas: Array) -> Tensor:
