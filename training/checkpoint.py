@@ -60,7 +60,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> None:
     restore_optimizer(trainer.optimizer, state["optimizer"])
 
 
-def restore_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
     """Load moments into the memory layout of their parameters, which the fused kernels demand."""
     optimizer.load_state_dict(state)
     for p, moments in optimizer.state.items():

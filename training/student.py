@@ -100,7 +100,8 @@ class Student(unet.Trainer):
     ) -> None:
         super().__init__(net, config)
         layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-        self.teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
+        teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
+        self.teacher = unet.compiled(teacher) if self.u.compile else teacher
         self.empty, self.objective = empty, objective
         self.model, self.recipe = sampling.description(config), sampling.recipe(config, preset=self.u.preset)
 
@@ -113,7 +114,7 @@ class Student(unet.Trainer):
         def normal() -> Tensor:
             return torch.randn(data.shape, generator=generator, device=self.device)
 
-        branches = sampling.branches(self.net, {"cond": cond}, self.objective.process)
+        branches = sampling.branches(self.forward, {"cond": cond}, self.objective.process)
         solve = sampling.guided(self.teacher, self.recipe, self.model, cond, self.empty)
         with torch.autocast(self.device.type, torch.bfloat16):
             steps = self.u.counts[self.step_number % len(self.u.counts)]

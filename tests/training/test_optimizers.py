@@ -59,7 +59,7 @@ def test_moments_survive_a_checkpoint() -> None:
     steps(straight, one, 2)
     steps(straight, one, 2)
     steps(net, first, 2)
-    checkpoint.restore_optimizer(second, first.state_dict())  # type: ignore[arg-type]
+    checkpoint.restore_optimizer(second, first.state_dict())
     steps(net, second, 2)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), net.parameters(), strict=True))
 

@@ -64,7 +64,9 @@ def test_weights_go_on_and_the_schedule_starts_anew(run: SimpleNamespace) -> Non
     decoder.save(run, first, 77.0)
     redrawn.train(run)
     state = checkpoint.load(decoder.checkpoint_path(run))
-    assert state["kind"] == "redrawn" and state["seconds"] < 77 and state["step"] == state["since"] == 3
+    assert state["kind"] == "redrawn"
+    assert state["seconds"] < 77
+    assert state["step"] == state["since"] == 3
     assert all(torch.equal(a, b) for a, b in zip(state["ema"], first.ema, strict=True))
     run.redrawn.minutes = 0.02
     redrawn.train(run)
