@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from training.optimizers import MuonAdamW
 
-Optimizer = torch.optim.Optimizer | MuonAdamW
-
 
 class Resumable(Protocol):
     """What the trainers have in common; the averages are in the order of the parameters."""
@@ -24,7 +22,7 @@ class Resumable(Protocol):
     def net(self) -> nn.Module: ...
 
     @property
-    def optimizer(self) -> Optimizer: ...
+    def optimizer(self) -> torch.optim.Optimizer | MuonAdamW: ...
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -57,16 +55,7 @@ def restore(trainer: Resumable, state: dict[str, Any]) -> None:
         return
     trainer.since = state["since"]
     trainer.net.load_state_dict(state["net"])
-    restore_optimizer(trainer.optimizer, state["optimizer"])
-
-
-def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
-    """Load moments into the memory layout of their parameters, which the fused kernels demand."""
-    optimizer.load_state_dict(state)
-    for p, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if value.shape == p.shape:
-                moments[name] = torch.empty_like(p).copy_(value)
+    trainer.optimizer.load_state_dict(state["optimizer"])
 
 
 @torch.no_grad()

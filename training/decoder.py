@@ -134,7 +134,7 @@ class Trainer:
         checkpoint.restore(self, state)
         if "critic" in state:
             self.critic.load_state_dict(state["critic"])
-            checkpoint.restore_optimizer(self.critic_optimizer, state["critic_optimizer"])
+            self.critic_optimizer.load_state_dict(state["critic_optimizer"])
 
 
 def load_ema(config: Any) -> SubpixelDecoder:

@@ -37,11 +37,6 @@ class MuonAdamW:
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
-    @property
-    def state(self) -> dict[Tensor, dict[str, Any]]:
-        """Moments of each parameter; those of Muon are of the matrices."""
-        return {p: moments for part in self.parts for p, moments in part.state.items()}
-
     def step(self) -> None:
         for weight, view in zip(self.weights, self.matrices, strict=True):
             view.grad = None if weight.grad is None else matrix(weight.grad)
@@ -55,6 +50,6 @@ class MuonAdamW:
     def state_dict(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part in self.parts]
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, states: Any) -> None:
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

@@ -181,7 +181,7 @@ class Trainer:
         state = checkpoint.load(path)
         self.net.load_state_dict(state["net"])
         checkpoint.copy(self.ema, state["ema"])
-        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.step_number = state["step"]
         return float(state["seconds"])
 

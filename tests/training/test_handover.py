@@ -106,7 +106,7 @@ def test_averaged_weights_alone_start_a_new_optimiser(tmp_path: Path) -> None:
         assert torch.equal(p, e.half().float())
     assert (fresh.step_number, fresh.samples) == (3, 12)
     assert fresh.rate(0.0) == settings.unet.lr / settings.unet.warmup
-    assert not fresh.optimizer.state
+    assert not any(part.state for part in fresh.optimizer.parts)
 
 
 def test_the_schedule_goes_on_on_the_same_device_only() -> None:
@@ -114,19 +114,6 @@ def test_the_schedule_goes_on_on_the_same_device_only() -> None:
     assert checkpoint.seconds(state, "cpu") == 9.0
     assert checkpoint.seconds(state, "cuda") == 0.0
     assert checkpoint.seconds({"ema": []}, "cpu") == 0.0
-
-
-def test_a_state_fits_another_memory_layout(tmp_path: Path) -> None:
-    """As on CUDA, where the network is channels_last: moments follow their parameters."""
-    settings = tiny.settings(tmp_path)
-    straight, first = trained(settings, 3), trained(settings, 2)
-    second = unet.Trainer(unet.build(settings).to(memory_format=torch.channels_last), settings)
-    second.restore(first.state())
-    for p, moments in second.optimizer.state.items():
-        assert moments["exp_avg"].stride() == p.stride()
-    second.step(tiny.RandomSource(), 0.1)
-    for a, b in zip(straight.parameters, second.parameters, strict=True):
-        torch.testing.assert_close(a, b, atol=2e-3, rtol=0)  # bf16 sums in another order; lr is 5e-6 here
 
 
 @pytest.mark.gpu

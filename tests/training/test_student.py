@@ -95,7 +95,7 @@ def test_the_teacher_is_the_services_sampler_and_guidance() -> None:
     guided = cfg(recipe.guidance_scale, recipe.guidance_interval, COSINE)(COSINE.branches(network))
     expected = dpmpp_2m(guided, x[0].double().numpy(), sigmas, lambda *_: x[0].numpy())
     with torch.no_grad():
-        ours = student.guided(net, recipe, model, text, empty)(x, sigmas)
+        ours = sampling.guided(net, recipe, model, text, empty)(x, sigmas)
     assert recipe.sampler == "dpmpp_2m"
     np.testing.assert_allclose(ours[0], expected, atol=1e-4)
 
