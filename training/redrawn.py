@@ -45,7 +45,7 @@ def train(config: Any, deadline: str | None = None) -> None:
 
 
 def make(config: Any) -> Redrawn:
-    """Redraw sharp pictures in batches, each from a timestep of its own; they are kept on disk."""
+    """Redraw sharp pictures in batches, each from a timestep of its own; the file is kept, and used until deleted."""
     r, rng = config.redrawn, np.random.default_rng(config.redrawn.seed)
     chosen = _choose(config, rng)
     batches = np.array_split(np.arange(len(chosen.rows)), -(-len(chosen.rows) // r.draws))
