@@ -287,7 +287,7 @@ def lease(config: Any, folder: Path) -> None:
 @main.command(name="all")
 @click.pass_context
 def everything(context: click.Context) -> None:
-    """Run every stage in order, from nothing to build/postcard and its evaluation (about four hours on two cores)."""
+    """Run every stage in order, from nothing to build/postcard and its evaluation (many hours on two cores)."""
     for stage in (
         render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, student, publish,
         into_repository, evaluate, sheet, curve,
