@@ -67,7 +67,7 @@ def test_errors_are_defined_for_solvers_of_the_same_ode(found: dict[str, Method]
         name for name, method in found.items() if 10 in method.recipes and methods.solves(method.recipes[10], exact)
     }
     assert {"ays", "balanced", "fast", "eps-scaled", "2M, karras", "Euler, time shift"} <= defined
-    assert not {"quality", "diverse", "balanced, guided everywhere", "balanced, never guided"} & defined
+    assert not {methods.STOCHASTIC, "diverse", "balanced, guided everywhere", "balanced, never guided"} & defined
 
 
 def test_every_claim_names_methods_that_exist(found: dict[str, Method]) -> None:
@@ -110,7 +110,7 @@ def test_a_claim_is_summed_up(verdicts: list[str], expected: str) -> None:
     assert claims.summary(verdicts) == expected
 
 
-@pytest.mark.parametrize("name", ["ays", "quality", "Euler, eps / 1.017"])
+@pytest.mark.parametrize("name", ["ays", methods.STOCHASTIC, "Euler, eps / 1.017"])
 def test_the_latent_is_what_the_pixels_were_decoded_from(
     engine: GaussianEngine, found: dict[str, Method], name: str
 ) -> None:
