@@ -41,7 +41,8 @@ def drain(number, frame):
 
 signal.signal(signal.SIGINT, drain)
 print("serving", os.getpid(), flush=True)
-time.sleep(600)
+for _ in range(6000):
+    time.sleep(0.1)  # a signal that comes just before a sleep is handled after it
 """
 )
 
