@@ -58,11 +58,13 @@ def with_networks(model: ModelDescription, *roles: str) -> ModelDescription:
 STUDIED = with_networks(POSTCARD, "unet", "unet_student", "unet_initial", "unet_residual").model_copy(
     update={"name": "studied"}
 )
+DISTILLED = with_networks(POSTCARD, "unet", "unet_student").model_copy(update={"name": "postcard-with-student"})
 FAMILY = {
     model.name: model
     for model in (
         POSTCARD,
         STUDIED,
+        DISTILLED,
         FLOW,
         SD15,
         description("pixart-sigma-xl", "pixart-sigma", EPS, ((1024, 1024),)),

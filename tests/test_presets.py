@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import InvalidRequest
 from service.recipe import PRESETS, Overrides, Recipe, load_presets, resolve
-from tests.recipes import FAMILY, POSTCARD, SD15
+from tests.recipes import DISTILLED, FAMILY, POSTCARD, SD15
 
 NAMES = sorted(load_presets())
 
@@ -23,6 +23,13 @@ def test_the_first_five_are_offered_for_postcard() -> None:
     offered = {name for name, preset in load_presets().items() if preset.suits(POSTCARD)}
     general = {"fast", "balanced", "quality", "ays", "eps-scaled", "diverse"}
     assert offered == general | {"ays-postcard", "eps-scaled-postcard"}
+
+
+def test_postcards_student_has_presets_of_its_own_steps() -> None:
+    offered = {name for name, preset in load_presets().items() if preset.fixed and preset.suits(DISTILLED)}
+    assert offered == {"flash-1step", "flash-2step", "flash-3step"}
+    for name in offered:
+        assert {call.network for call in suited(name).calls(DISTILLED)} == {"unet_student"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +59,9 @@ TIMESTEPS = {
     "hyper-sd-1step": [800],
     "lcm": [999, 759, 499, 259],
     "tcd": [999, 759, 499, 259],
+    "flash-1step": [999],
+    "flash-2step": [999, 499],
+    "flash-3step": [999, 666, 332],
 }
 
 

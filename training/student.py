@@ -3,7 +3,8 @@
 A trajectory of 1, 2 or 3 student steps starts from noise and is cut from the gradient between steps (backward
 distillation, sec. 3.2). At every step the student's x0 is pulled to where the teacher ends, who goes on in a few
 guided steps: from the student's own x, or from the student's x0 with noise of a lower timestep (shifted
-reconstruction, sec. 3.3).
+reconstruction, sec. 3.3). What starts from x0 is guided less: it has been guided already, and would be again in every
+turn of the loop, until its colours run over.
 
 All noise of the shifted start being fresh, as published, the pull has only the mean of the data as its fixed point
 if no discriminator pushes back: the teacher forgets part of the student's picture and the average over noise shrinks
@@ -31,6 +32,7 @@ from training.unet import Source
 
 ABLATION: dict[str, dict[str, bool]] = {
     "student": {},
+    "student-full": {},  # the same in as few steps as the ablation's others
     "student-no-backward": {"backward": False},
     "student-no-shift": {"shifted": False},
     "student-no-correction": {"noise_correction": False},
@@ -103,7 +105,8 @@ class Student(unet.Trainer):
         teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
         self.teacher = unet.compiled(teacher) if self.u.compile else teacher
         self.empty, self.objective = empty, objective
-        self.model, self.recipe = sampling.description(config), sampling.recipe(config, preset=self.u.preset)
+        again = {"guidance_scale": self.u.guidance} if objective.shifted else {}
+        self.model, self.recipe = sampling.description(config), sampling.recipe(config, preset=self.u.preset, **again)
 
     def loss(self, source: Source) -> Tensor:
         """Mean over the steps of one trajectory; trajectories of the configured step counts take turns."""

@@ -150,6 +150,10 @@ SAMPLERS = [
         "Given many steps, stochastic ones correct earlier errors (Karras et al. 2022, sec. 4).",
         [Comparison(STOCHASTIC, "balanced", calls, "frechet", "less") for calls in (20, 50)],
     ),
+    Claim(
+        "A distilled student beats a solver in as many calls (Kohler et al. 2024, table 4).",
+        [Comparison("flash-3step", "balanced", 3, *rest) for rest in (("frechet", "less"), ("accuracy", "not less"))],
+    ),
 ]
 
 

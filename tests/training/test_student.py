@@ -182,10 +182,18 @@ def test_without_backward_distillation_later_steps_see_noised_data() -> None:
     torch.testing.assert_close(seen[1], data + sigma * noise)
 
 
-def trainer(seed: int = 0) -> student.Student:
+def trainer(seed: int = 0, **switches: bool) -> student.Student:
     settings = tiny.settings()
-    merged, objective = stages.settings(settings, "student"), student.objective(settings)
+    merged, objective = stages.settings(settings, "student"), student.objective(settings, **switches)
     return student.Student(tiny.network(seed), tiny.network(5), torch.zeros(5, 16), merged, objective)
+
+
+def test_only_a_teacher_that_starts_from_the_students_x0_is_guided_less() -> None:
+    settings = tiny.settings()
+    preset = sampling.recipe(settings, preset=settings.student.preset)
+    less = preset.model_copy(update={"guidance_scale": settings.student.guidance})
+    assert settings.student.guidance < preset.guidance_scale
+    assert (trainer().recipe, trainer(shifted=False).recipe) == (less, preset)
 
 
 def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
