@@ -75,7 +75,7 @@ def test_the_rating_is_the_measured_one() -> None:
         name: measured.get((name, preset.recipe.num_inference_steps or 0)) for name, preset in presets.items()
     } | {"fast": measured["balanced", 8], "quality": measured["ays", 30]}
     assert rated == {name: value for name, value in expected.items() if value is not None}
-    assert len(rated) == 8
+    assert len(rated) == 11
 
 
 def test_the_best_that_fits_is_chosen_and_the_quickest_where_none_does(slow: Running) -> None:
