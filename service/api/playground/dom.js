@@ -17,6 +17,8 @@ function fill(node, attributes = {}, children = []) {
   return node;
 }
 
+export const calls = (count) => `${count} ${count === 1 ? "call" : "calls"}`;
+
 // Copies and says so on the button itself, which keeps its width.
 export function copyButton(label, text) {
   const said = el("span", {}, label);

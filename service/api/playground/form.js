@@ -1,6 +1,6 @@
 // The form: what can be chosen, what is asked for, and putting a request back into it.
 
-import { byId, el } from "./dom.js";
+import { byId, calls, el } from "./dom.js";
 import { FieldError, numberOf, optionFields, othersOf, revealPairs, sigmasOf } from "./fields.js";
 import { spark } from "./curve.js";
 
@@ -39,7 +39,7 @@ function presetCard({ id, title, description }) {
 export function sketch(plans) {
   for (const holder of form.querySelectorAll(".spark")) {
     const { recipe, steps } = plans[holder.dataset.preset];
-    holder.replaceChildren(spark(recipe.sigmas), el("small", { class: "numeric" }, `${steps.length} calls`));
+    holder.replaceChildren(spark(recipe.sigmas), el("small", { class: "numeric" }, calls(steps.length)));
   }
 }
 

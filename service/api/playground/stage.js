@@ -1,6 +1,6 @@
 // The picture, or several side by side, with what they cost and the recipe that made them.
 
-import { byId, copyButton, el } from "./dom.js";
+import { byId, calls, copyButton, el } from "./dom.js";
 import { curl, fileName, shortest, table, toHash } from "./recipe.js";
 
 const STAGES = { queue: "Queue", text_encode: "Text encode", denoise: "Denoise", decode: "Decode", upscale: "Upscale", encode: "Encode" };
@@ -44,7 +44,7 @@ export function place(index, print, onpick) {
   paper.classList.remove("developing");
   paper.style.setProperty("--latent", 0);
   paper.replaceChildren(onpick ? el("button", { type: "button", class: "pick", onclick: onpick }, picture) : picture);
-  frame(index).querySelector("figcaption span").textContent = `${seconds(timings.total)}, ${timings.network_calls} calls`;
+  frame(index).querySelector("figcaption span").textContent = `${seconds(timings.total)}, ${calls(timings.network_calls)}`;
 }
 
 export function fail(index, message) {
