@@ -78,6 +78,24 @@ def test_the_rating_is_the_measured_one() -> None:
     assert len(rated) == 11
 
 
+def test_the_sentences_say_what_the_table_says() -> None:
+    columns = {"error": 0, "Fréchet distance": 1, "accuracy": 4, "diversity": 6}
+    told = 0
+    for name, preset in load_presets().items():
+        _, found, sentence = preset.evidence.partition("measured on Postcard (docs/evidence.md)")
+        row = {"fast": "balanced", "quality": "ays"}.get(name, name)
+        cells = re.search(rf"^\| {row} \| {preset.recipe.num_inference_steps} \| (.+) \|$", EVIDENCE, re.M)
+        if not found or not cells:
+            continue
+        measured = [cell.split(" ")[0] for cell in cells[1].split(" | ")]
+        for measure, column in columns.items():
+            if said := re.search(rf"{measure} ([\d.]+\d|\d)", sentence):
+                decimals = len(said[1].partition(".")[2])
+                assert f"{float(measured[column]):.{decimals}f}" == said[1], f"{name}: {measure}"
+                told += 1
+    assert told == 26
+
+
 def test_the_best_that_fits_is_chosen_and_the_quickest_where_none_does(slow: Running) -> None:
     needed = {name: WHOLE * price(slow, name) for name in ("quality", "balanced", "fast", "ays")}
     assert needed["quality"] > needed["balanced"] > needed["ays"] > needed["fast"]
