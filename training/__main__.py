@@ -112,10 +112,10 @@ def into_repository(context: click.Context) -> None:
 
 
 @main.command()
-@click.argument("names", nargs=-1, type=click.Choice(["judge", "eye"]))
+@click.argument("names", nargs=-1, type=click.Choice(["judge", "eye", "eye-2", "eye-3"]))
 @click.pass_obj
 def judge(config: Any, names: tuple[str, ...]) -> None:
-    """Train the judge, which measures, and the eye, a judge of other seeds through which losses look; or one of them.
+    """Train the judge, which measures, and the eyes, judges of other seeds through which losses look; or some of them.
 
     Prints their accuracy on held-out renders.
     """
@@ -240,8 +240,8 @@ def upsampler(config: Any, recipe: Path | None, deadline: str | None, begin: str
     if into:
         stage.publish(own, into)
     else:
-        eye = judge.load(config, "eye") if own.upsampler.perceptual else None
-        stage.train(own, deadline, begin, eye)
+        eyes = [judge.load(config, name) for name in judge.EYES] if own.upsampler.perceptual else []
+        stage.train(own, deadline, begin, eyes)
 
 
 @main.command()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import data, judge, pairs
+from training.precision import autocast
 from training.text import cross_entropy, labels
 from training.world import draw
 
@@ -125,7 +126,7 @@ def train(config: Any) -> dict[str, float]:
     rng = np.random.default_rng(c.seed)
     for _ in tqdm(range(c.steps), "curator", mininterval=10):
         few, many = (torch.from_numpy(rng.integers(n, size=c.batch)).to(device) for n in (2 * rows, len(pool)))
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             score = net.score(net.features(pairs.moved(eyes[few].float(), rng)), numbers[few])
             logits = net.judge(pool[many].float())
         loss = nn.functional.binary_cross_entropy_with_logits(score.float(), (few % 2 == 0).float())

@@ -14,6 +14,7 @@ from export.subpixel import SubpixelDecoder
 from training import autoencoder, checkpoint, data, judge
 from training.clock import Clock
 from training.losses import Discriminator, adaptive_weight, gradient_loss, hinge_loss, perceptual_loss
+from training.precision import autocast
 
 
 def checkpoint_path(config: Any) -> Path:
@@ -91,7 +92,7 @@ class Trainer:
             group["lr"] = self.rate(progress)
         latents, pixels = crops.batch(np.random.default_rng([11, self.step_number]))
         adversarial = self.a.adversarial > 0 and progress >= self.a.adversarial_start
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             made = self.net.decode(latents / self.factor).sample.float()
             reconstruction = self.reconstruction(made, pixels)
             loss = reconstruction + self.deception(reconstruction, made) if adversarial else reconstruction
@@ -119,7 +120,7 @@ class Trainer:
     def criticise(self, real: Tensor, fake: Tensor) -> None:
         """One step of the discriminator."""
         self.critic.requires_grad_(True)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             loss = hinge_loss(self.critic(real).float(), self.critic(fake).float())
         self.critic_optimizer.zero_grad()
         loss.backward()

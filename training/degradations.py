@@ -17,6 +17,7 @@ from training.upsampler import Sizes
 Pixels = NDArray[np.uint8]  # [h, w, 3]
 
 CLEAN, AGAIN, EDGE = 0.4, 0.25, 0.15  # shares: only resized; degraded twice; each side an edge of the picture
+AREA = 0.25  # share whose small pixels are means over their areas, as of a camera and of the renderer
 BLUR, NOISE, JPEG = 0.6, 0.4, 0.4
 KERNELS = (
     Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS,
@@ -48,7 +49,10 @@ def crop(
     if rng.random() < 0.5:
         part, thumbnail = part[:, ::-1], thumbnail[:, ::-1]
         lowres = None if lowres is None else lowres[:, ::-1]
-    lowres = np.array(degrade(Image.fromarray(part), few, rng) if lowres is None else lowres)
+    if lowres is None:
+        whole = Image.fromarray(part)
+        lowres = np.asarray(whole.reduce(sizes.factor) if rng.random() < AREA else degrade(whole, few, rng))
+    lowres = np.array(lowres)
     _replicate(lowres, margin, rng)
     base = lanczos.strip(Image.fromarray(lowres), sizes.factor, sizes.block, side - sizes.block)
     inside = slice(sizes.block, -sizes.block)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training import autoencoder, curation, data, text
+from training.precision import autocast
 from training.world import Scene, captions, draw
 
 
@@ -24,7 +25,7 @@ def _encode_chunk(config: Any, chunk: int, pca: autoencoder.Pca, tokenizer: Any,
     latents = np.stack([pca.encode(view) for view in (pictures, pictures[:, :, ::-1])], 1).astype(np.float16)
     count, partial = config.text.per_picture, config.text.partial
     texts = [c for seed in data.seeds(config, chunk) for c in captions(draw(seed), count, partial)]
-    with torch.autocast(config.device, torch.bfloat16):
+    with autocast(config.device):
         encoded = text.encode(tokenizer, encoder, texts).to(torch.float16).cpu().numpy()
     encoded = encoded.reshape(len(latents), config.text.per_picture, *encoded.shape[1:])
     data.save_atomically(folder(config) / f"text-{chunk:04d}.npy", encoded)

@@ -1,6 +1,7 @@
 """The judge: a small CNN that names scene, time, object kind and colour; trained on renders of its own seeds.
 
-There are two: what is measured by the one is trained, if on a judge's features, on those of the other, the eye.
+What is measured by it is trained, if on a judge's features, on those of the eyes: judges of renders of their own, which
+differ in their first weights and in the order of what they see.
 """
 
 from itertools import pairwise
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from training import autoencoder, data
+from training.precision import autocast
 from training.text import Heads, cross_entropy, labels
 from training.world import draw
 
 HEADS = ("scene", "time", "kind", "colour")
-JUDGES = ("judge", "eye")
+EYES = ("eye", "eye-2", "eye-3")
+JUDGES = ("judge", *EYES)
 
 
 class Judge(nn.Module):
@@ -66,7 +69,7 @@ def shrink(pictures: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def seeds(config: Any, name: str = "judge") -> range:
-    start = config.world.judge_seed + JUDGES.index(name) * config.judge.pictures
+    start = config.world.judge_seed + (name in EYES) * config.judge.pictures
     return range(start, start + config.judge.pictures)
 
 
@@ -84,8 +87,8 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pictures(config: Any, name: str) -> NDArray[np.uint8]:
-    """A judge's own renders at full size, kept on disk."""
-    file = config.paths.runs / f"{name}-pictures.npy"
+    """The judge's renders, or all eyes', at full size, kept on disk."""
+    file = config.paths.runs / f"{EYES[0] if name in EYES else name}-pictures.npy"
     if not file.exists():
         data.save_atomically(file, data.render_seeds(seeds(config, name), config.world.size))
     return np.asarray(np.load(file, mmap_mode="r"))
@@ -119,7 +122,7 @@ def train(config: Any, name: str = "judge") -> dict[str, float]:
     for _ in tqdm(range(total), desc=name, mininterval=10):
         index = torch.randint(rows, (j.batch,), generator=generator)
         kind = torch.randint(2, (j.batch,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             logits = judge(augment(pixels[kind, index].float(), generator))
         loss = cross_entropy(
             {k: v.float() for k, v in logits.items()}, {k: v[index] for k, v in target.items()}, tuple(target)

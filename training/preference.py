@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from training import judge, pairs
 from training.evaluate import Rate
+from training.precision import autocast
 
 JUDGES = ("validation", "test")  # one decides when to stop, the other judges what came of it
 
@@ -87,7 +88,7 @@ def fit(views: Tensor, steps: int, batch: int, rate: float, seed: int) -> Prefer
     for _ in tqdm(range(steps), "preference", mininterval=10):
         index, view = (torch.from_numpy(rng.integers(n, size=batch)).to(device) for n in (views.shape[1], len(views)))
         shown = pairs.moved(views[view, index].flatten(0, 1).float(), rng)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             better, worse = net(shown).float().unflatten(0, (-1, 2)).unbind(1)
         loss = nn.functional.softplus(worse[None] - better[:, None]).mean()  # every better one, every worse one
         optimizer.zero_grad()

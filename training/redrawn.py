@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from service.diffusion.schedules import trailing
 from training import data, decoder, features, sampling, stages
+from training.precision import autocast
 
 
 class Redrawn(NamedTuple):
@@ -108,7 +109,7 @@ class _Redraw:
         noise = torch.from_numpy(rng.standard_normal(known.shape, np.float32)).to(self.device)
         cond = torch.from_numpy(np.stack([self._text(chosen, i) for i in part])).float().to(self.device)
         solve = sampling.guided(self.net, self.recipe, self.model, cond, self.empty)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+        with autocast(self.device):
             return solve(known + float(sigmas[0]) * noise, sigmas).half().cpu().numpy()
 
     def _steps(self, timestep: float) -> int:

@@ -27,6 +27,7 @@ from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import trailing
 from service.diffusion.types import Array, Denoised
 from training import checkpoint, features, sampling, stages, unet
+from training.precision import autocast
 from training.sampling import Solve
 from training.unet import Source
 
@@ -119,7 +120,7 @@ class Student(unet.Trainer):
 
         branches = sampling.branches(self.forward, {"cond": cond}, self.objective.process)
         solve = sampling.guided(self.teacher, self.recipe, self.model, cond, self.empty)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             steps = self.u.counts[self.step_number % len(self.u.counts)]
             terms = self.objective.losses(lambda x, s: branches(x, s, ("cond",))[0], solve, steps, data, normal)
         return torch.stack(terms).mean()

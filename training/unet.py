@@ -23,6 +23,7 @@ from training import checkpoint, memory
 from training.clock import Clock
 from training.features import Features, Resident
 from training.optimizers import MuonAdamW
+from training.precision import autocast
 
 STEPS = 1000
 
@@ -95,7 +96,7 @@ class Trainer:
             offset = torch.randn((*x0.shape[:2], 1, 1), generator=generator, device=self.device)
             noise = noise + self.u.noise_offset * offset
         alpha, sigma = (a.sqrt()[:, None, None, None] for a in (self.alphas[t], 1 - self.alphas[t]))
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             v = self.forward(alpha * x0 + sigma * noise, t, context).sample
         return (v.float() - (alpha * noise - sigma * x0)).square().mean()
 

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -23,6 +23,7 @@ from training.degradations import Pixels, crop
 from training.judge import Judge
 from training.losses import border_loss, perceptual_loss
 from training.optimizers import MuonAdamW
+from training.precision import autocast
 from training.upsampler import Upsampler
 
 LOG = 20  # steps
@@ -111,12 +112,15 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 class Trainer:
     """Network, EMA and optimisers; a step depends only on (seed, step) and the weights."""
 
-    def __init__(self, net: Upsampler, config: Any, eye: Judge | None = None) -> None:
-        """x0 should share the features of ``eye`` with the render."""
+    def __init__(self, net: Upsampler, config: Any, eyes: Sequence[Judge] = ()) -> None:
+        """x0 should share features with the render: those of the eyes, which look in turns.
+
+        What one network alone sees is learnt for that network alone (Kettunen et al. 2019: ensembles for LPIPS).
+        """
         u = config.upsampler
         self.net, self.u, self.step_number = net, u, 0
         self.device = next(net.parameters()).device
-        self.eye = eye.to(self.device).requires_grad_(False) if eye else None
+        self.eyes = [eye.to(self.device).requires_grad_(False) for eye in eyes]
         self.parameters = list(net.parameters())
         self.ema = [p.detach().clone() for p in self.parameters]
         self.optimizer = MuonAdamW(net, (net.cross, net.layers), u.lr, u.betas, u.weight_decay)
@@ -130,7 +134,7 @@ class Trainer:
         return float(self.u.lr * min(1.0, (phase + 1e-3) / self.u.warmup, max(1 - phase, 0.01) / self.u.decay))
 
     def loss(self, batch: list[Tensor], progress: float) -> Tensor:
-        """Squared error, that of steps over borders, distance of the eye's features, [3].
+        """Squared error, that of steps over borders, distance of an eye's features, [3].
 
         At first of drafts alone, then of x0 over them. The errors of x0 have eq. 2's weight
         (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, those of drafts 1 / sigma_data^2.
@@ -146,16 +150,22 @@ class Trainer:
         noise = torch.randn(sharp.shape, generator=generator, device=self.device)
         noisy = sharp + sigma[:, None, None, None] * noise
         weight = (sigma**2 + known**2) / (sigma * known) ** 2
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             if progress < self.u.drafts:
                 made, weight = self.net.draft(base, lowres), torch.ones_like(sigma) / known**2
             else:
                 made = self.net.picture(noisy, sigma, base, lowres, thumbnail, alone=progress < self.u.alone)
-            seen = perceptual_loss(self.eye, made.float(), sharp) if self.eye else made.new_zeros(())
+            seen = self.seen(made.float(), sharp)
         made = made.float()
         error = (weight * (made - sharp).square().mean((1, 2, 3))).mean()
         seams = (weight * border_loss(made, sharp, self.net.sizes.block)).mean()
         return torch.stack([error, self.u.borders * seams, self.u.perceptual * seen])
+
+    def seen(self, made: Tensor, sharp: Tensor) -> Tensor:
+        """How far apart both are to the eye whose turn it is."""
+        if not self.eyes:
+            return made.new_zeros(())
+        return perceptual_loss(self.eyes[self.step_number % len(self.eyes)], made, sharp)
 
     def step(self, batch: list[Tensor], progress: float) -> Tensor:
         """One optimiser step; the terms of its loss, still on the device."""
@@ -225,14 +235,14 @@ def published(config: Any, name: str) -> Upsampler:
     return net
 
 
-def train(config: Any, deadline: str | None = None, begin: str | None = None, eye: Judge | None = None) -> None:
+def train(config: Any, deadline: str | None = None, begin: str | None = None, eyes: Sequence[Judge] = ()) -> None:
     """Render, then train until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint.
 
-    Without one it begins at random weights, or at those of a published model. ``eye``: see Trainer.
+    Without one it begins at random weights, or at those of a published model. ``eyes``: see Trainer.
     """
     render(config)
     u, path = config.upsampler, checkpoint_path(config)
-    trainer = Trainer((published(config, begin) if begin else build(config)).to(config.device), config, eye)
+    trainer = Trainer((published(config, begin) if begin else build(config)).to(config.device), config, eyes)
     clock = Clock.start_at(trainer.restore(path) if path.exists() else 0.0, u.minutes, deadline)
     source, saved, losses = batches(config, trainer.net, trainer.step_number), time.monotonic(), list[Tensor]()
     while (progress := clock.progress()) < 1:
@@ -258,12 +268,14 @@ def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[Tensor]) -> N
 
 
 def publish(config: Any, name: str) -> None:
-    """Give a model of the repository the averaged network of the last checkpoint."""
+    """Give a model of the repository the averaged network of the last checkpoint, with ``share`` of its refinement."""
     from export import upsampler
     from export.repository import add
     from service.engines.contract import Upsampler as Facts
 
     net, u = load_ema(config), config.upsampler
+    for parameter in net.out.parameters():
+        parameter.mul_(u.share)
     s = net.sizes
     facts = Facts(
         block=s.block,

@@ -129,7 +129,7 @@ def test_no_two_stages_share_a_seed() -> None:
     s = config.load()
     starts = sorted(
         [
-            (s.world.seed, s.world.pictures), (s.world.judge_seed, len(judge.JUDGES) * s.judge.pictures),
+            (s.world.seed, s.world.pictures), *((judge.seeds(s, j).start, s.judge.pictures) for j in ("judge", "eye")),
             (s.world.evaluation_seed, s.evaluation.prompts), (s.tuning.validation_seed, s.tuning.prompts),
             (s.curation.label_seed, s.curation.pairs), (s.preference.seed, 2 * s.preference.pairs),
         ]

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from tests.training import tiny
 from training import autoencoder, data, evaluate, text, unet
 from training.clock import Clock
+from training.precision import autocast
 from training.world import captions, draw
 
 ODD = ("", "A Red  ball", "emoji 🎈🦄!", "日本語 çÀ É ß", "it's 12:30", "\n\t x", "İstanbul ﬁ", "\x00\x7f", "a" * 60)
@@ -20,6 +21,15 @@ ODD = ("", "A Red  ball", "emoji 🎈🦄!", "日本語 çÀ É ß", "it's 12:30
 @pytest.fixture(scope="module")
 def pictures() -> Any:
     return data.render_seeds(range(12), 64)
+
+
+@pytest.mark.parametrize(("amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_multiplies_in_what_it_is_built_for(
+    amx: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    with autocast("cpu"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_pca_round_trip_is_a_projection(pictures: Any) -> None:
