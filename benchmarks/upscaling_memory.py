@@ -45,14 +45,15 @@ def enlargement(engine: Engine, model: str, how: Upscaling, width: int, height: 
 
 
 def measured(run: Callable[[int], Callable[[], None]], heights: Sequence[int]) -> list[Point]:
-    """The smallest height to warm up, then every height."""
+    """The smallest height to warm up, then every height; idle is read once, as the allocator gives back late."""
     run(heights[0])()
     time.sleep(SETTLE)
     run(heights[0])()
-    points = []
+    gc.collect()
+    idle, points = _kib("VmRSS"), []
     for height in heights:
         gc.collect()
-        idle, work = _kib("VmRSS"), run(height)
+        work = run(height)
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from here
         start = time.perf_counter()
         work()

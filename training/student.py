@@ -1,4 +1,4 @@
-"""The student: Imagine Flash (Kohler et al. 2024) without its discriminator, on the service's own ``flash`` sampler.
+"""The student: Imagine Flash (Kohler et al. 2024), on the service's own ``flash`` sampler.
 
 A trajectory of 1, 2 or 3 student steps starts from noise and is cut from the gradient between steps (backward
 distillation, sec. 3.2). At every step the student's x0 is pulled to where the teacher ends, who goes on in a few
@@ -9,7 +9,7 @@ turn of the loop, until its colours run over.
 All noise of the shifted start being fresh, as published, the pull has only the mean of the data as its fixed point
 if no discriminator pushes back: the teacher forgets part of the student's picture and the average over noise shrinks
 the rest. So the start keeps that share of the trajectory's own direction with which the exact ODE solution of unit
-Gaussian data stays where it is.
+Gaussian data stays where it is. The discriminator (training/discriminator.py) pushes x0 at one step of a trajectory.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from service.diffusion.samplers import SAMPLERS
 from service.diffusion.schedules import trailing
 from service.diffusion.types import Array, Denoised
 from training import checkpoint, features, sampling, stages, unet
+from training.discriminator import Adversary
 from training.precision import autocast
 from training.sampling import Solve
 from training.unet import Source
@@ -37,6 +38,7 @@ ABLATION: dict[str, dict[str, bool]] = {
     "student-no-backward": {"backward": False},
     "student-no-shift": {"shifted": False},
     "student-no-correction": {"noise_correction": False},
+    "student-no-discriminator": {"discriminator": False},
     "student-fresh-noise": {"fresh": True},
 }
 Denoise = Callable[[Tensor, float], Any]  # x at sigma -> Denoised, of tensors
@@ -54,6 +56,7 @@ class Objective:
     shifted: bool = True  # else the teacher starts where the student stands
     noise_correction: bool = True  # else plain DDIM
     fresh: bool = False  # all of the shifted start's noise is new, as published
+    discriminator: bool = True  # else the teacher alone says what is right
 
     def losses(self, denoise: Denoise, solve: Solve, steps: int, data: Tensor, normal: Normal) -> list[Tensor]:
         """One loss for each step of a trajectory, in units of v: every step then weighs about the same."""
@@ -106,6 +109,7 @@ class Student(unet.Trainer):
         teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
         self.teacher = unet.compiled(teacher) if self.u.compile else teacher
         self.empty, self.objective = empty, objective
+        self.adversary = Adversary(teacher, self.alphas, self.u.discriminator_lr, self.u.discriminator_timesteps)
         again = {"guidance_scale": self.u.guidance} if objective.shifted else {}
         self.model, self.recipe = sampling.description(config), sampling.recipe(config, preset=self.u.preset, **again)
 
@@ -120,10 +124,43 @@ class Student(unet.Trainer):
 
         branches = sampling.branches(self.forward, {"cond": cond}, self.objective.process)
         solve = sampling.guided(self.teacher, self.recipe, self.model, cond, self.empty)
+        made: list[Tensor] = []
+
+        def denoise(x: Tensor, sigma: float) -> Any:
+            own = branches(x, sigma, ("cond",))[0]
+            made.append(own.x0)
+            return own
+
         with autocast(self.device):
             steps = self.u.counts[self.step_number % len(self.u.counts)]
-            terms = self.objective.losses(lambda x, s: branches(x, s, ("cond",))[0], solve, steps, data, normal)
-        return torch.stack(terms).mean()
+            terms = self.objective.losses(denoise, solve, steps, data, normal)
+            loss = torch.stack(terms).mean()
+            if not self.objective.discriminator:
+                return loss
+            one = int(rng.integers(steps))
+            self.judged = data, made[one].detach(), cond, generator
+            return loss + self.deception(terms[one], made[one], cond, generator) / steps
+
+    def deception(self, term: Tensor, x0: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
+        """Pushes x0 to where the discriminator takes it for a picture's, by a fixed share of the teacher's pull."""
+        pull = torch.autograd.grad(term, x0, retain_graph=True)[0]
+        push = self.adversary.push(x0, cond, generator)
+        return (x0 * push).sum() * (self.u.adversarial * pull.norm() / push.norm().clamp(min=1e-12))
+
+    def step(self, source: Source, progress: float) -> float:
+        """One step of the student, and one of the discriminator on what the student made."""
+        loss = super().step(source, progress)
+        if self.objective.discriminator:
+            self.adversary.learn(*self.judged)
+        return loss
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"adversary": self.adversary.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        if "adversary" in state:
+            self.adversary.load_state_dict(state["adversary"])
 
 
 def objective(config: Any, **switches: bool) -> Objective:
