@@ -88,13 +88,6 @@ def test_a_push_of_no_share_is_no_discriminator() -> None:
 
 def test_the_discriminator_is_resumed_too(tmp_path: Path) -> None:
     straight, first, second = trainer(0.5), trainer(0.5), trainer(0.5)
-    for _ in range(4):
-        straight.step(tiny.RandomSource(), 0.1)
-    for _ in range(2):
-        first.step(tiny.RandomSource(), 0.1)
-    torch.save(first.state(), tmp_path / "student.pt")
-    second.restore(torch.load(tmp_path / "student.pt"))
-    for _ in range(2):
-        second.step(tiny.RandomSource(), 0.1)
+    tiny.halves(straight, first, second, tmp_path / "student.pt")
     for a, b in zip(straight.adversary.net.parameters(), second.adversary.net.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -86,14 +86,7 @@ def trainer(seed: int = 0) -> unet.Trainer:
 
 def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
     straight, first, second = trainer(), trainer(), trainer(seed=1)
-    for _ in range(4):
-        straight.step(tiny.RandomSource(), 0.1)
-    for _ in range(2):
-        first.step(tiny.RandomSource(), 0.1)
-    torch.save(first.state(), tmp_path / "unet.pt")
-    second.restore(torch.load(tmp_path / "unet.pt"))
-    for _ in range(2):
-        second.step(tiny.RandomSource(), 0.1)
+    tiny.halves(straight, first, second, tmp_path / "unet.pt")
     assert second.samples == straight.samples == 16
     assert tiny.same(straight, second)
 

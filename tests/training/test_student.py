@@ -198,13 +198,6 @@ def test_only_a_teacher_that_starts_from_the_students_x0_is_guided_less() -> Non
 
 def test_four_steps_equal_two_and_two_resumed(tmp_path: Path) -> None:
     straight, first, second = trainer(), trainer(), trainer(seed=1)
-    for _ in range(4):
-        straight.step(tiny.RandomSource(), 0.1)
-    for _ in range(2):
-        first.step(tiny.RandomSource(), 0.1)
-    torch.save(first.state(), tmp_path / "student.pt")
-    second.restore(torch.load(tmp_path / "student.pt"))
-    for _ in range(2):
-        second.step(tiny.RandomSource(), 0.1)
+    tiny.halves(straight, first, second, tmp_path / "student.pt")
     assert tiny.same(straight, second)
     assert all(p.grad is None for p in straight.teacher.parameters())

@@ -38,3 +38,14 @@ def same(ours: unet.Trainer, theirs: unet.Trainer) -> bool:
     """Weights and averages are equal to the last bit."""
     pairs = zip(ours.parameters + ours.ema, theirs.parameters + theirs.ema, strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def halves(straight: unet.Trainer, first: unet.Trainer, second: unet.Trainer, file: Path) -> None:
+    """Four steps of one trainer; two of another, and two of a third that resumes from its checkpoint."""
+    for one, steps in ((straight, 4), (first, 2)):
+        for _ in range(steps):
+            one.step(RandomSource(), 0.1)
+    torch.save(first.state(), file)
+    second.restore(torch.load(file))
+    for _ in range(2):
+        second.step(RandomSource(), 0.1)
