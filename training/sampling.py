@@ -1,10 +1,10 @@
 """The service's samplers, schedules and guidance on batches of torch tensors: pictures without an exported model.
 
-Only what acts on every number alone is right for a batch: deterministic samplers, plain CFG, epsilon scaling.
+Only what acts on every number alone is right for a batch: samplers, plain CFG, epsilon scaling.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -60,19 +60,34 @@ def branches(net: UNet2DConditionModel, contexts: Mapping[str, Tensor], process:
     return evaluate
 
 
+class Noise:
+    """The service's noise of several seeds, (n, c, h, w): first what pictures start from, then that of every step."""
+
+    def __init__(self, config: Any, seeds: Sequence[int]) -> None:
+        side, self.device = config.world.size // config.autoencoder.patch, config.device
+        self.pictures = [SeededNoise(seed, (config.autoencoder.channels, side, side)) for seed in seeds]
+
+    def draw(self) -> Tensor:
+        drawn = np.stack([picture.draw() for picture in self.pictures])
+        return torch.from_numpy(drawn.astype(np.float32)).to(self.device)
+
+    def __call__(self, _sigma: float, _sigma_next: float) -> Tensor:
+        return self.draw()
+
+
 @torch.no_grad()
 def develop(
-    net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, noise: Tensor, **contexts: Tensor
+    net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, noise: Noise, **contexts: Tensor
 ) -> Any:
-    """Unit noise (n, c, h, w) -> latents, by a recipe; contexts are ``cond`` and ``uncond``."""
+    """Noise -> latents (n, c, h, w), by a recipe; contexts are ``cond`` and ``uncond``."""
     parts = recipe.parts(model)
     denoise = compose(branches(net, contexts, parts.parameterization), parts.guidance, parts.corrections)
-    start: Any = noise / parts.parameterization.input_scale(recipe.sigmas[0])
-    return parts.sampler(denoise, start, np.array(recipe.sigmas), None)
+    start: Any = noise.draw() / parts.parameterization.input_scale(recipe.sigmas[0])
+    return parts.sampler(denoise, start, np.array(recipe.sigmas), cast(Any, noise))
 
 
 def guided(net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, cond: Tensor, uncond: Tensor) -> Solve:
-    """A network as a recipe runs it: its sampler and guidance, on given sigmas."""
+    """A network as a recipe runs it: its sampler, which must not be stochastic, and guidance, on given sigmas."""
     parts = recipe.parts(model)
     contexts = {"cond": cond, "uncond": uncond.expand_as(cond)}
     denoise = parts.guidance(branches(net, contexts, parts.parameterization))
@@ -82,13 +97,6 @@ def guided(net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, c
         return torch.as_tensor(end)
 
     return solve
-
-
-def noises(config: Any, seeds: Sequence[int]) -> Tensor:
-    """The initial noise that the service draws for these seeds, (n, c, h, w)."""
-    side = config.world.size // config.autoencoder.patch
-    shape = (config.autoencoder.channels, side, side)
-    return torch.from_numpy(np.stack([SeededNoise(seed, shape).draw() for seed in seeds]).astype(np.float32))
 
 
 class Pictures:
@@ -115,7 +123,7 @@ class Pictures:
     ) -> NDArray[np.uint8]:
         texts = list(prompts), [chosen.negative_prompt] * len(prompts)
         cond, uncond = (text.encode(self.tokenizer, self.encoder, part) for part in texts)
-        noise = noises(self.config, seeds).to(self.device)
+        noise = Noise(self.config, seeds)
         return to_pixels(self.vae, develop(net.eval(), chosen, self.model, noise, cond=cond, uncond=uncond))
 
 

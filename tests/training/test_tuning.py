@@ -128,7 +128,10 @@ def test_the_judge_learns_which_pictures_are_better() -> None:
     assert (better > worse).all()
 
 
-@pytest.mark.parametrize("fields", [{}, {"sampler": "flash", "num_inference_steps": 3, "guidance_scale": 1.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"sampler": "flash", "num_inference_steps": 3, "guidance_scale": 1.0}, {"sampler": "dpmpp_2m_sde"}],
+)
 def test_pictures_are_the_ones_that_are_served(exported: Exported, fields: dict[str, object], tmp_path: Path) -> None:
     name, factor = exported.description.name, exported.description.latent.factor
     local = {"model_repository": exported.repository, "cache_dir": tmp_path, "precision": "fp32"}
@@ -147,7 +150,7 @@ def test_pictures_are_the_ones_that_are_served(exported: Exported, fields: dict[
     s.world.size, s.autoencoder.patch = exported.description.sizes[0][0], factor
     rows = [text.encode(pipe.tokenizer, pipe.text_encoder, texts) for texts in (prompts, [""] * 2)]
     latents = sampling.develop(
-        pipe.unet, sampling.recipe(s, **fields), sampling.description(s), sampling.noises(s, seeds),
+        pipe.unet, sampling.recipe(s, **fields), sampling.description(s), sampling.Noise(s, seeds),
         cond=rows[0], uncond=rows[1],
     )  # fmt: skip
     difference = np.stack(served).astype(int) - sampling.to_pixels(pipe.vae, latents)
