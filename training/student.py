@@ -109,12 +109,17 @@ class Student(unet.Trainer):
         teacher = teacher.eval().requires_grad_(False).to(memory_format=layout)
         self.teacher = unet.compiled(teacher) if self.u.compile else teacher
         self.empty, self.objective = empty, objective
-        self.adversary = Adversary(teacher, self.alphas, self.u.discriminator_lr, self.u.discriminator_timesteps)
+        u = self.u
+        self.adversary = (
+            Adversary(teacher, self.alphas, u.discriminator_lr, u.discriminator_timesteps)
+            if objective.discriminator
+            else None
+        )
         again = {"guidance_scale": self.u.guidance} if objective.shifted else {}
         self.model, self.recipe = sampling.description(config), sampling.recipe(config, preset=self.u.preset, **again)
 
     def loss(self, source: Source) -> Tensor:
-        """Mean over the steps of one trajectory; trajectories of the configured step counts take turns."""
+        """Mean over the steps of one trajectory, whose step counts take turns; the discriminator learns from one."""
         rng = np.random.default_rng([self.u.seed, self.step_number, self.rank])
         data, cond = (part.to(self.device) for part in source.batch(rng, self.u.batch, 0.0))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
@@ -135,31 +140,26 @@ class Student(unet.Trainer):
             steps = self.u.counts[self.step_number % len(self.u.counts)]
             terms = self.objective.losses(denoise, solve, steps, data, normal)
             loss = torch.stack(terms).mean()
-            if not self.objective.discriminator:
-                return loss
-            one = int(rng.integers(steps))
-            self.judged = data, made[one].detach(), cond, generator
-            return loss + self.deception(terms[one], made[one], cond, generator) / steps
+            if self.adversary:
+                one = int(rng.integers(steps))
+                loss = loss + self.deception(self.adversary, terms[one], made[one], cond, generator) / steps
+                self.adversary.learn(data, made[one].detach(), cond, generator)
+            return loss
 
-    def deception(self, term: Tensor, x0: Tensor, cond: Tensor, generator: torch.Generator) -> Tensor:
+    def deception(
+        self, adversary: Adversary, term: Tensor, x0: Tensor, cond: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Pushes x0 to where the discriminator takes it for a picture's, by a fixed share of the teacher's pull."""
         pull = torch.autograd.grad(term, x0, retain_graph=True)[0]
-        push = self.adversary.push(x0, cond, generator)
+        push = adversary.push(x0, cond, generator)
         return (x0 * push).sum() * (self.u.adversarial * pull.norm() / push.norm().clamp(min=1e-12))
 
-    def step(self, source: Source, progress: float) -> float:
-        """One step of the student, and one of the discriminator on what the student made."""
-        loss = super().step(source, progress)
-        if self.objective.discriminator:
-            self.adversary.learn(*self.judged)
-        return loss
-
     def state(self) -> dict[str, Any]:
-        return super().state() | {"adversary": self.adversary.state_dict()}
+        return super().state() | ({"adversary": self.adversary.state_dict()} if self.adversary else {})
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        if "adversary" in state:
+        if self.adversary and "adversary" in state:
             self.adversary.load_state_dict(state["adversary"])
 
 
