@@ -178,7 +178,7 @@ def train(config: Any, name: str) -> None:
     teacher, net = (stages.load(config, s.checkpoint) for _ in range(2))
     trainer = Student(net.train().requires_grad_(True), teacher, empty, settings, objective(config, **ABLATION[name]))
     stages.resume(stages.path(config, name), trainer)
-    source = (features.Resident if config.device == "cuda" else features.Features)(config)
+    source = (features.Resident if config.device == "cuda" else features.Features)(settings)
     while trainer.step_number < s.max_steps:
         until = min(trainer.step_number + s.checkpoint_steps, s.max_steps)
         stages.advance(config, name, trainer, source, until, s.max_steps)
