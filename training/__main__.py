@@ -7,7 +7,7 @@ import click
 
 from service.errors import InvalidRequest
 from training import config as configuration
-from training import memory
+from training import handover, memory
 
 
 class _Commands(click.Group):
@@ -67,6 +67,17 @@ def unet(config: Any, deadline: str | None) -> None:
     from training import unet as stage
 
     stage.train(config, deadline)
+
+
+@main.command()
+@click.option("--deadline", help="End at HH:MM instead of after the configured minutes.")
+@click.pass_obj
+def refine(config: Any, deadline: str | None) -> None:
+    """Go on with the UNet on curated pictures alone, with the numbers of [refined]; resumes from its checkpoint."""
+    from training import stages
+    from training import unet as stage
+
+    stage.train(stages.settings(config, "refined"), deadline)
 
 
 @main.command()
@@ -244,44 +255,8 @@ def upsampler(config: Any, recipe: Path | None, deadline: str | None, begin: str
         stage.train(own, deadline, begin, eyes)
 
 
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--whole", is_flag=True, help="Optimisers too, in full precision; else averaged weights in half.")
-@click.pass_obj
-def pack(config: Any, folder: Path, whole: bool) -> None:
-    """Write the run's checkpoints into FOLDER, in pieces of less than 16 MB with a manifest."""
-    from training import pack as stage
-
-    click.echo(stage.pack(config, folder, whole))
-
-
-@main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.pass_obj
-def unpack(config: Any, folder: Path) -> None:
-    """Join the pieces in FOLDER and put their files into the run, over those it holds."""
-    from training import pack as stage
-
-    click.echo("\n".join(stage.unpack(config, folder)))
-
-
-@main.command(name="from-published")
-@click.pass_obj
-def from_published(config: Any) -> None:
-    """Fill what the run lacks with the published model's parts, so that training goes on from them."""
-    from training import published
-
-    click.echo("\n".join(published.start(config)))
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.pass_obj
-def lease(config: Any, folder: Path) -> None:
-    """Render, train decoder and UNet within [lease]'s minutes, and write the weights into FOLDER."""
-    from training import lease as stage
-
-    click.echo(stage.run(config, folder))
+for command in handover.COMMANDS:
+    main.add_command(command)
 
 
 @main.command(name="all")
@@ -289,7 +264,7 @@ def lease(config: Any, folder: Path) -> None:
 def everything(context: click.Context) -> None:
     """Run every stage in order, from nothing to build/postcard and its evaluation (many hours on two cores)."""
     for stage in (
-        render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, student, publish,
+        render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, refine, student, publish,
         into_repository, evaluate, sheet, curve,
     ):  # fmt: skip
         click.echo(f"== {stage.name}")

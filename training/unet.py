@@ -137,7 +137,19 @@ class Trainer:
 
 
 def checkpoint_path(config: Any) -> Path:
-    return Path(config.paths.runs / "unet.pt")
+    return Path(config.paths.runs / f"{config.unet.name}.pt")
+
+
+def last_state(config: Any) -> dict[str, Any] | None:
+    """The run's checkpoint, else the averaged weights of the one it begins at, else None."""
+    if checkpoint_path(config).exists():
+        return dict(checkpoint.load(checkpoint_path(config)))
+    if not config.unet.begin:
+        return None
+    origin = Path(config.paths.runs / f"{config.unet.begin}.pt")
+    if not origin.exists():
+        raise ValueError(f"{origin} does not exist: train {config.unet.begin} first")
+    return {key: value for key, value in checkpoint.load(origin).items() if key in ("ema", "step", "samples")}
 
 
 def save(config: Any, trainer: Trainer, seconds: float) -> None:
@@ -163,8 +175,7 @@ def _work(rank: int, config: Any, deadline: str | None, port: int) -> None:
         dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     torch.manual_seed(config.unet.seed)
     trainer, before = Trainer(build(config).to(config.device), config, rank, world), 0.0
-    if checkpoint_path(config).exists():
-        state = checkpoint.load(checkpoint_path(config))
+    if state := last_state(config):
         trainer.restore(state)
         before = checkpoint.seconds(state, config.device)
     _loop(config, trainer, Clock.start_at(before, config.unet.minutes, deadline))
@@ -205,13 +216,14 @@ def _log(config: Any, trainer: Trainer, clock: Clock, losses: list[float], pictu
         "step": trainer.step_number, "samples": trainer.samples, "loss": round(float(np.mean(losses)), 5),
         "rate": trainer.rate(clock.progress()), "pictures": pictures,
     }  # fmt: skip
-    with (config.paths.runs / "unet.jsonl").open("a") as file:
+    with checkpoint_path(config).with_suffix(".jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def train(config: Any, deadline: str | None = None) -> None:
     """Train with all processes until the minutes are over or the deadline HH:MM comes; resumes from the checkpoint."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    last_state(config)  # raises here rather than in every process
     port = 29500 + os.getpid() % 500
     if config.unet.processes == 1:
         _work(0, config, deadline, port)

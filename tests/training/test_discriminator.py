@@ -89,6 +89,7 @@ def test_a_push_of_no_share_is_no_discriminator() -> None:
 def test_the_discriminator_is_resumed_too(tmp_path: Path) -> None:
     straight, first, second = trainer(0.5), trainer(0.5), trainer(0.5)
     tiny.halves(straight, first, second, tmp_path / "student.pt")
-    assert straight.adversary and second.adversary
+    assert straight.adversary
+    assert second.adversary
     for a, b in zip(straight.adversary.net.parameters(), second.adversary.net.parameters(), strict=True):
         assert torch.equal(a, b)

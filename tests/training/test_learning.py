@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
 from tests.training import tiny
-from training import autoencoder, data, evaluate, text, unet
+from training import autoencoder, checkpoint, data, evaluate, stages, text, unet
 from training.clock import Clock
 from training.precision import autocast
 from training.world import captions, draw
@@ -127,3 +127,21 @@ def test_rates_and_intervals() -> None:
     assert high == pytest.approx(0.9836, abs=1e-4)
     assert evaluate.Rate(0, 10).interval()[0] == 0.0
     assert evaluate.Rate(10, 10).interval()[1] == 1.0
+
+
+def test_refinement_begins_at_the_averages_and_keeps_a_checkpoint_of_its_own(tmp_path: Path) -> None:
+    settings = tiny.settings(tmp_path)
+    refined = stages.settings(settings, "refined")
+    with pytest.raises(ValueError, match="train unet first"):
+        unet.train(refined)
+    first, second = (unet.Trainer(tiny.network(seed), settings) for seed in (0, 1))
+    first.step(tiny.RandomSource(), 0.1)
+    unet.save(settings, first, 60.0)
+    begun = unet.last_state(refined)
+    assert begun
+    second.restore(begun)
+    assert checkpoint.seconds(begun, "cpu") == 0
+    assert all(torch.equal(a, b) for a, b in zip(second.parameters, first.ema, strict=True))
+    unet.save(refined, second, 5.0)
+    assert unet.last_state(settings)["seconds"] == 60
+    assert unet.last_state(refined)["seconds"] == 5
