@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.stats import bootstrap
 
+from service.errors import InvalidRequest
 from training import config as configuration
 from training.served import Served
 from training.world import Scene, captions, draw, render
@@ -39,19 +40,31 @@ def main(presets: tuple[str, ...], number: int, file: Path | None, config: Path)
     """Draw, measure and print."""
     settings = configuration.load(config)
     served, scenes = Served(settings), list(islice(filter(plain, map(draw, count(SEED))), number))
+    presets = presets or (served.preset,)
+    try:
+        for preset in presets:
+            served.recipe(preset, "", 0)  # before the long work
+    except InvalidRequest as error:
+        raise click.UsageError(str(error)) from error
     size, prompts = settings.world.size, [captions(scene, 1)[0] for scene in scenes]
     rows = {"renders": np.stack([render(scene, size) for scene in scenes])}
-    for preset in presets or (served.preset,):
+    for preset in presets:
         rows[preset] = served.draw(prompts, [scene.seed for scene in scenes], preset)
     click.echo(f"{'':16s}  deviation of the silhouette  no ball found, of {number}")
     for name, pictures in rows.items():
         found = [silhouette(*pair) for pair in zip(pictures, (s.solids[0].colour for s in scenes), strict=True)]
         values = np.array([deviation(mask) for mask in found if mask is not None])
-        interval = bootstrap((values,), np.median, method="percentile", rng=0).confidence_interval
-        spread = f"{np.median(values):.4f} [{interval.low:.4f}, {interval.high:.4f}]"
-        click.echo(f"{name:16s}  {spread:27s}  {number - len(values)}")
+        click.echo(f"{name:16s}  {spread(values):27s}  {number - len(values)}")
     if file:
         Image.fromarray(np.concatenate([np.concatenate(list(made[:12]), 1) for made in rows.values()])).save(file)
+
+
+def spread(values: NDArray[np.float64]) -> str:
+    """The median with its percentile bootstrap interval, of at least two."""
+    if len(values) < 2:
+        return "-"
+    interval = bootstrap((values,), np.median, method="percentile", rng=0).confidence_interval
+    return f"{np.median(values):.4f} [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def plain(scene: Scene) -> bool:

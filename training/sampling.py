@@ -87,13 +87,16 @@ def develop(
 
 
 def guided(net: UNet2DConditionModel, recipe: Recipe, model: ModelDescription, cond: Tensor, uncond: Tensor) -> Solve:
-    """A network as a recipe runs it: its sampler, which must not be stochastic, and guidance, on given sigmas."""
+    """A network as a recipe runs it: its sampler and guidance, on given sigmas; ValueError if it is stochastic."""
     parts = recipe.parts(model)
     contexts = {"cond": cond, "uncond": uncond.expand_as(cond)}
     denoise = parts.guidance(branches(net, contexts, parts.parameterization))
 
+    def noise(_sigma: float, _sigma_next: float) -> Any:
+        raise ValueError(f"{recipe.sampler} is stochastic, and a mean of its ends is blurred: choose another sampler")
+
     def solve(x: Tensor, sigmas: Array) -> Tensor:
-        end: Any = parts.sampler(denoise, x, sigmas, None)
+        end: Any = parts.sampler(denoise, x, sigmas, noise)
         return torch.as_tensor(end)
 
     return solve

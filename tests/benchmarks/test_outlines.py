@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.outlines import Mask, deviation, plain, silhouette
+from benchmarks.outlines import Mask, deviation, plain, silhouette, spread
 from training.world import draw, render
 
 Y, X = np.mgrid[:400, :400] - 199.5
@@ -29,3 +29,8 @@ def test_the_ball_of_a_render_is_found() -> None:
         assert mask is not None
         assert deviation(mask) < 0.1
     assert silhouette(np.full((256, 256, 3), 200, np.uint8), "green") is None
+
+
+def test_a_median_needs_two_balls() -> None:
+    assert spread(np.array([0.5])) == "-"
+    assert spread(np.array([0.25, 0.25, 0.25])) == "0.2500 [0.2500, 0.2500]"

@@ -98,6 +98,9 @@ def test_the_teacher_is_the_services_sampler_and_guidance() -> None:
         ours = sampling.guided(net, recipe, model, text, empty)(x, sigmas)
     assert recipe.sampler == "dpmpp_2m"
     np.testing.assert_allclose(ours[0], expected, atol=1e-4)
+    random = sampling.recipe(tiny.settings(), preset="balanced", sampler="dpmpp_2m_sde")
+    with pytest.raises(ValueError, match="dpmpp_2m_sde is stochastic"), torch.no_grad():
+        sampling.guided(net, random, model, text, empty)(x, sigmas)
 
 
 @pytest.mark.parametrize("switches", student.ABLATION.values(), ids=student.ABLATION)
