@@ -264,8 +264,8 @@ for command in handover.COMMANDS:
 def everything(context: click.Context) -> None:
     """Run every stage in order, from nothing to build/postcard and its evaluation (many hours on two cores)."""
     for stage in (
-        render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, student, publish,
-        into_repository, evaluate, sheet, curve,
+        render, text, judge, autoencoder, features, unet, redrawn, curate, preference, tune, refine, student,
+        publish, into_repository, evaluate, sheet, curve,
     ):  # fmt: skip
         click.echo(f"== {stage.name}")
         context.invoke(stage)

@@ -19,9 +19,9 @@ FLASH = {"sampler": "flash", "schedule": "trailing", "guidance_scale": 1.0}
 
 
 def tuned(config: Any) -> Entries:
-    """The pretrained model, and what tuning on every selection made of it."""
+    """The pretrained model, what tuning on every selection made of it, and what the long stage did then."""
     c = config.curation
-    names = ["unet", *(f"curated-{n}" for n in c.counts), f"random-{c.control}"]
+    names = ["unet", *(f"curated-{n}" for n in c.counts), f"random-{c.control}", "refined"]
     return {name: (name, {}) for name in names if stages.path(config, name).exists()}
 
 
