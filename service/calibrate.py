@@ -101,7 +101,7 @@ def schedule(pictures: Pictures) -> Finding:
     named = dict(_named(pictures))
     starts = sorted(named, key=lambda name: judge(name, named[name]))[:STARTS]
     rows.sort(key=lambda row: float(row[-1]))
-    before = rows[0]
+    before = next(row for row in rows if not row[0].startswith("explicit"))  # the recipe's own levels have no name
 
     def descent(start: str) -> tuple[float, align.Places]:
         places = align.nearest(levels, named[start], gap)
@@ -118,7 +118,7 @@ def schedule(pictures: Pictures) -> Finding:
     fields = {
         "title": f"Align Your Steps, {recipe.model}",
         "description": f"{recipe.num_inference_steps} steps on a schedule made for {recipe.model}.",
-        "evidence": f"measured: distance to the converged pictures {after[-1]}, with {starts[0]}, the best of the named"
+        "evidence": f"measured: distance to the converged pictures {after[-1]}, with {before[0]}, the best of the named"
         f" schedules, {before[-1]}; KLUB {after[-2]}, there {before[-2]}",
         "levels": table,
         "recipe": _own(recipe, pictures.model, {"schedule", "schedule_options", "sigmas"}),

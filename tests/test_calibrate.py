@@ -95,6 +95,18 @@ def test_the_tables_say_what_the_search_did(engine: Engine) -> None:
         assert float(row[4]) == pytest.approx(float(row[1]) / published, rel=2e-3)
 
 
+def test_what_goes_on_from_own_levels_is_held_against_a_schedule_with_a_name(engine: Engine) -> None:
+    recipe = recipe_of(engine)
+    best = recipe_of(engine, num_inference_steps=None, sigmas=recipe.sigmas)
+    assert best.schedule == "explicit"
+    fields, ((_, rows), _) = calibrate.schedule(pictures(engine, best))
+    named = [row for row in rows if "downhill" not in row[0] and "result" not in row[0]]
+    assert any(row[0] == "explicit (the recipe's)" for row in named)
+    first = next(row for row in named if "explicit" not in row[0])
+    assert f"with {first[0]}, the best of the named schedules, {first[3]}; KLUB" in fields["evidence"]
+    assert fields["evidence"].endswith(f"there {first[2]}")
+
+
 def test_the_distance_is_that_of_the_pictures_served(engine: Engine) -> None:
     """Runs by the pipeline itself: the same noise in 5 steps and in the many of the levels."""
     trials = pictures(engine, recipe_of(engine))
