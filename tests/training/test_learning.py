@@ -131,6 +131,7 @@ def test_rates_and_intervals() -> None:
 
 def test_refinement_begins_at_the_averages_and_keeps_a_checkpoint_of_its_own(tmp_path: Path) -> None:
     settings = tiny.settings(tmp_path)
+    settings.refined.begin = settings.unet.name
     refined = stages.settings(settings, "refined")
     with pytest.raises(ValueError, match="train unet first"):
         unet.train(refined)
